@@ -1,0 +1,1 @@
+"""The page's server: FastAPI on loopback, one model worker, everything denied by default."""
