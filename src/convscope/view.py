@@ -111,11 +111,13 @@ class View:
         for name, array in self.arrays.items():
             if name not in self.axes or len(self.axes[name]) != array.ndim:
                 raise ValueError(f"array {name!r} has shape {array.shape} but axes {self.axes.get(name)}")
-        ranges = {
-            name: value_range(array) for name, array in self.arrays.items() if array.dtype.kind == "f"
-        } | dict(self.meta.get("ranges", {}))
+        ranges = {name: value_range(array) for name, array in self.arrays.items() if array.dtype.kind == "f"} | dict(
+            self.meta.get("ranges", {})
+        )
         meta = {"caption": "", "warnings": [], **self.meta, "ranges": ranges}
-        object.__setattr__(self, "arrays", MappingProxyType({n: np.ascontiguousarray(a) for n, a in self.arrays.items()}))
+        object.__setattr__(
+            self, "arrays", MappingProxyType({n: np.asarray(a, order="C") for n, a in self.arrays.items()})
+        )
         object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
         object.__setattr__(self, "meta", MappingProxyType(meta))
 
@@ -155,7 +157,7 @@ class View:
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> View:
-        """The inverse of :meth:`to_bytes`; refuses anything that isn't a View blob."""
+        """The inverse of :meth:`to_bytes`; refuses anything that isn't a View blob, whatever is wrong with it."""
         try:
             size = int.from_bytes(blob[:8], "little")
             header = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["convscope"])
@@ -164,11 +166,21 @@ class View:
                     f"a View of format {header['format']}; this convscope reads format {FORMAT}",
                     next_step="upgrade convscope",
                 )
+            if not isinstance(header["kind"], str):
+                raise TypeError("kind")
             arrays = load(blob)
             recipe = Recipe.from_json(header["recipe"]) if header["recipe"] else None
             axes = {name: tuple(axes) for name, axes in header["axes"].items()}
             return cls(header["kind"], arrays, axes, header["meta"], recipe)
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RecursionError,
+            OverflowError,
+            SafetensorError,
+        ) as error:
             raise ConvscopeError("not a convscope View", next_step="compute it again") from error
 
 
