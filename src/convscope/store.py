@@ -100,7 +100,7 @@ class Store:
         with _explained(folder, "open the store"):
             _check_folder(folder)
             index = folder / INDEX
-            writable = os.access(folder, os.W_OK) and (not index.exists() or os.access(index, os.W_OK))
+            writable = _may_write(folder) and (not index.exists() or _may_write(index))
             if not writable and not index.exists():
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             connection = sqlite3.connect(
@@ -323,6 +323,10 @@ def _check_folder(folder: Path) -> None:
                 where=str(folder),
                 next_step="name an empty or a new folder",
             )
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _holds(path: Path, digest: str) -> bool:
