@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from convscope.errors import ConvscopeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = "1"
@@ -91,8 +93,9 @@ class Recipe:
 class View:
     """Named arrays, the name of each of their axes, what they mean (``meta``) and how they came to be (``recipe``).
 
-    ``meta["ranges"][name]`` holds each floating array's true range; a method that keeps only part of a tensor states the
-    whole tensor's range there. ``meta["caption"]`` says in one sentence what is shown, ``meta["warnings"]`` when it misleads.
+    ``meta["ranges"][name]`` holds each floating array's true range; a method that keeps only part of a tensor states
+    the whole tensor's range there. ``meta["caption"]`` says in one sentence what is shown, ``meta["warnings"]`` when
+    it misleads.
 
     >>> view = View("maps", {"map": np.zeros((2, 3, 3), np.float32)}, {"map": ("unit", "row", "column")})
     >>> view.meta["ranges"]["map"]["maximum"]
@@ -139,7 +142,7 @@ class View:
         return str(renderer.load()(self))
 
     def save(self, path: str) -> None:
-        """Write a picture or the numbers: ``.png``, ``.svg``, ``.html``, ``.npz`` or ``.safetensors``, by the suffix."""
+        """Write a picture or the numbers by the suffix: .png, .svg, .html, .npz or .safetensors."""
         (renderer,) = entry_points(group="convscope.renderers", name="save")
         renderer.load()(self, path)
 

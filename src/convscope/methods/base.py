@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convscope._version import __version__
 from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
+from convscope.methods.call_text import command_text, python_text
 from convscope.network.unit import Unit, split_address
 from convscope.view import Recipe, View
 
@@ -78,7 +79,7 @@ def _from_text(kind: type, text: str) -> Any:
 
 
 def parameter(default: Any, help: str, **constraints: Any) -> Any:  # noqa: A002 - reads as it is shown
-    """A dataclass field that is a method's parameter: default, one line of help, ``choices``, ``minimum``, ``maximum``."""
+    """A field that is a method's parameter: default, a line of help, ``choices``, ``minimum``, ``maximum``."""
     return field(default=default, metadata={"help": help, **constraints})
 
 
@@ -171,18 +172,21 @@ class Method(ABC):
             return Target()
         if not text:
             raise ConvscopeError(
-                f"{self.name} needs a target", next_step="name a layer, like layer1.0.conv1, or a unit, like layer1.0.conv1:3"
+                f"{self.name} needs a target",
+                next_step="name a layer, like layer1.0.conv1, or a unit, like layer1.0.conv1:3",
             )
         layer_name, channel, position = split_address(text)
         layer = network.layer(layer_name)
         if channel is None and self.target == "unit":
-            raise ConvscopeError(f"{self.name} looks at one unit", where=text, next_step=f"add a channel, like {text}:0")
+            raise ConvscopeError(
+                f"{self.name} looks at one unit", where=text, next_step=f"add a channel, like {text}:0"
+            )
         if channel is not None:
             layer.check_unit(channel, position)
         return Target(layer, channel, position)
 
     def run(self, network: Network, target: str | Unit = "", images: ImagesLike | None = None) -> View:
-        """Compute the View. ``images`` is an ImageSet, a prepared tensor ``[image, channel, row, column]`` or a Batch."""
+        """Compute the View. ``images``: an ImageSet, a Batch, or a prepared tensor ``[image, channel, row, column]``."""
         batch = network.batch(images) if images is not None else None
         resolved = self.resolve(network, target)
         if "images" in self.needs and batch is None:
@@ -190,7 +194,9 @@ class Method(ABC):
         if "labels" in self.needs and (batch is None or None in batch.labels):
             raise ConvscopeError(f"{self.name} needs a label for every image", next_step="use one folder per class")
         view = self.compute(network, resolved, batch)
-        return View(view.kind, view.arrays, view.axes, view.meta, self.recipe(network, target, batch))
+        call = (network.source, self, str(resolved), batch.names if batch else ())
+        meta = {**view.meta, "python": python_text(*call), "command": command_text(*call)}
+        return View(view.kind, view.arrays, view.axes, meta, self.recipe(network, target, batch))
 
     @abstractmethod
     def compute(self, network: Network, target: Target, batch: Batch | None) -> View:
@@ -211,7 +217,7 @@ def method_names() -> tuple[str, ...]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The method called ``name``; raises :class:`UnknownName` with the nearest names, or :class:`Refused` if it is broken."""
+    """The method called ``name``; :class:`UnknownName` if there is none, :class:`Refused` if it can't be imported."""
     entries = _entries()
     if name not in entries:
         raise UnknownName(
@@ -228,6 +234,17 @@ def method_class(name: str) -> type[Method]:
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise Refused(f"the method {name!r} isn't a Method", where=entries[name].value)
     return found
+
+
+def run_method(
+    network: Network,
+    name: str,
+    target: str | Unit = "",
+    images: ImagesLike | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> View:
+    """Run the method called ``name``; what ``network.view`` does."""
+    return method_class(name).make(parameters or {}).run(network, target, images)
 
 
 def describe(cls: type[Method]) -> dict[str, Any]:
@@ -265,4 +282,5 @@ __all__ = [
     "method_class",
     "method_names",
     "parameter",
+    "run_method",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,15 +15,24 @@ if TYPE_CHECKING:
     from convscope.view import Array
 
 
+@runtime_checkable
 class Picture(Protocol):
     """What a network needs of an image: its pixels, an identity that never changes, a label if there is one."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """SHA-256 of what the picture is made of."""
+        ...
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What a person calls it."""
+        ...
+
     @property
-    def label(self) -> int | None: ...
+    def label(self) -> int | None:
+        """Its class index, if it has one."""
+        ...
 
     def pixels(self) -> Array:
         """uint8 or float ``[row, column, channel]``."""
@@ -32,7 +41,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prepared images: float32 ``[image, channel, row, column]``, and each one's fingerprint, name and label (or None)."""
+    """Prepared images ``[image, channel, row, column]``, and each one's fingerprint, name and label (or None)."""
 
     tensor: Float[torch.Tensor, "image channel row column"]
     fingerprints: tuple[str, ...]
@@ -60,4 +69,4 @@ class Batch:
         )
 
 
-ImagesLike = Batch | torch.Tensor | Iterable[Picture]
+ImagesLike = Batch | torch.Tensor | Picture | Iterable[Picture]

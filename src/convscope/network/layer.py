@@ -19,9 +19,9 @@ Axis = Literal["image", "channel", "row", "column"]
 class Kernel:
     """The weight of a convolution or linear layer as the forward pass applied it, and the geometry of its application.
 
-    ``weight`` is what torch was called with (a parameter, or what a parametrisation made of parameters):
-    convolution ``[unit, channel_in_group, row, column]``, transposed convolution ``[channel, unit_in_group, row, column]``,
-    linear ``[unit, channel]``. Never written to.
+    ``weight`` is what torch was called with (a parameter, or what a parametrization made of parameters):
+    convolution ``[unit, channel_in_group, row, column]``, transposed convolution
+    ``[channel, unit_in_group, row, column]``, linear ``[unit, channel]``. Never written to.
     """
 
     operation: Literal["convolution", "transposed convolution", "linear"]
@@ -79,9 +79,7 @@ class Layer:
         if self.opaque:
             raise Refused(f"{self.address} has no units: {self.opaque}", next_step="choose another layer")
         if not 0 <= channel < self.units:
-            raise UnknownName(
-                f"{self.address} has no unit {channel}", next_step=f"choose 0 to {self.units - 1}"
-            )
+            raise UnknownName(f"{self.address} has no unit {channel}", next_step=f"choose 0 to {self.units - 1}")
         if position is not None and not (0 <= position[0] < self.rows and 0 <= position[1] < self.columns):
             raise UnknownName(
                 f"{self.address}:{channel} has no position {position[0]},{position[1]}",

@@ -57,7 +57,8 @@ def split_address(text: str) -> tuple[str, int | None, tuple[int, int] | None]:
     match = _ADDRESS.fullmatch(text)
     if match is None:
         raise ConvscopeError(
-            f"{text[:80]!r} isn't an address", next_step="write layer[@call][:channel[:row,column]], like layer4.1.conv2:37"
+            f"{text[:80]!r} isn't an address",
+            next_step="write layer[@call][:channel[:row,column]], like layer4.1.conv2:37",
         )
     layer = call_address(match["path"], int(match["call"] or 0))
     channel = None if match["channel"] is None else int(match["channel"])

@@ -1,0 +1,523 @@
+"""Trace: what happened during one forward pass, call by call. The only file that registers hooks or enters torch modes.
+
+A trace names *calls*, not modules: the second call of a reused module is ``relu@1``, and a functional operation has
+the path of the module that calls it plus its own name (``layer1.0.add``). It leaves the module as it found it: hooks,
+training flags, buffers, random state, gradients and ``requires_grad``, also after an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+Operation = Literal["module", "block", "function"]
+ReluRule = Literal["deconvnet", "guided"]
+
+KERNEL_FUNCTIONS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
+# Functions that return tensors but compute nothing a person would call a layer.
+_SILENT = frozenset({"requires_grad_", "detach", "numpy", "tolist", "item", "size", "stride", "is_floating_point"})
+_RELU = frozenset({"relu", "relu_"})
+# Nonlinearities whose backward pass is not a gate of ones and zeros: a ReLU rule has no meaning for them.
+_OTHER_RECTIFIERS = frozenset(
+    {
+        "relu6",
+        "hardtanh",
+        "hardswish",
+        "silu",
+        "gelu",
+        "elu",
+        "celu",
+        "selu",
+        "leaky_relu",
+        "prelu",
+        "rrelu",
+        "softplus",
+        "mish",
+        "hardsigmoid",
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call during the forward pass, in the order in which calls *began*."""
+
+    order: int
+    address: str
+    path: str
+    index: int  # how many calls of this path came before
+    kind: str
+    operation: Operation
+    depth: int
+    module: nn.Module | None
+    arguments: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Sees every call and every elementary operation of a forward pass; what a layer table is made from."""
+
+    def begin(self, call: Call) -> None:
+        """A call is about to run."""
+
+    def end(self, call: Call, output: Tensor) -> None:
+        """A call returned; ``output`` is the first tensor of what it returned."""
+
+    def kernel(self, call: Call, name: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        """A convolution or linear function was applied inside ``call``, with these arguments."""
+
+    def elementary(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> None:
+        """An elementary (aten) operation ran."""
+
+
+@dataclass(eq=False)
+class _Kept:
+    """A captured tensor: its value, where its gradient arrives, and torch's count of writes to it at that moment."""
+
+    value: Tensor
+    source: Tensor
+    version: int
+    cloned: bool
+    edge: GradientEdge | None
+
+
+class _Stop(Exception):
+    """Ends the forward pass once everything asked for is captured."""
+
+
+class _Overwritten(Exception):
+    """A tensor that was kept by reference was written to later."""
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The first tensor in a tensor, tuple, list, dict or data class of tensors."""
+    return next((leaf for leaf in tree_leaves(_plain(value)) if isinstance(leaf, Tensor)), None)
+
+
+def _plain(value: Any) -> Any:
+    """Output classes such as ModelOutput are read as their fields."""
+    return vars(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+class Trace:
+    """Record calls of one forward pass and, if asked, gradients with respect to what they returned.
+
+    >>> module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True))
+    >>> with Trace(module, ["0"], gradients=True) as trace:
+    ...     scores = trace.run(torch.ones(1, 1, 5, 5), stop=False)
+    ...     gradient = trace.gradients(scores.sum(), ["0"])["0"]
+    >>> trace["0"].shape, gradient.shape
+    (torch.Size([1, 2, 3, 3]), torch.Size([1, 2, 3, 3]))
+
+    ``layers`` are call addresses. ``inputs`` also keeps what the kernel of each convolution or linear call was applied
+    to. ``relu_rule`` replaces the backward pass of every exact ReLU, in whichever way the network spells it.
+    ``overwritten`` names the calls whose output something later writes over in place; only these are cloned. Leave it
+    None to clone everything. A name missing from it is noticed and answered by a second run, never by a wrong value.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: Iterable[str] = (),
+        *,
+        gradients: bool = False,
+        inputs: bool = False,
+        relu_rule: ReluRule | None = None,
+        overwritten: frozenset[str] | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.module = module
+        self.layers = tuple(dict.fromkeys(layers))
+        self._with_gradients = gradients
+        self._with_inputs = inputs
+        self._relu_rule = relu_rule
+        self._overwritten = overwritten
+        self._observer = observer
+        self._kept: dict[str, _Kept] = {}
+        self._inputs: dict[str, _Kept] = {}
+        self._image: Tensor | None = None
+        self._open = False
+
+    # ---- the block ---------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Trace:
+        self._open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        # Values stay readable after the block; the graph that gradients need does not stay alive with them.
+        self._open = False
+        for kept in (*self._kept.values(), *self._inputs.values()):
+            kept.value, kept.source, kept.edge = kept.value.detach(), kept.value.detach(), None
+        self._image = None
+
+    def run(self, images: Tensor, *, stop: bool | None = None) -> Any:
+        """One forward pass in evaluation mode; what the module returned, or None when it was stopped early.
+
+        ``stop`` ends the pass after the last layer asked for; by default it does so unless gradients are wanted.
+        """
+        if not self._open:
+            raise ConvscopeError(
+                "a Trace runs inside its with block", next_step="write `with network.trace(…) as trace:`"
+            )
+        stop = (not self._with_gradients) if stop is None else stop
+        try:
+            return self._forward(images, stop, clone_all=self._overwritten is None)
+        except _Overwritten:
+            return self._forward(images, stop, clone_all=True)
+
+    def __getitem__(self, address: str) -> Tensor:
+        return self._found(self._kept, address).value
+
+    def __contains__(self, address: str) -> bool:
+        return address in self._kept
+
+    def input(self, address: str) -> Tensor:
+        """What the kernel of a convolution or linear call was applied to (padding of its own already added)."""
+        return self._found(self._inputs, address).value
+
+    def gradients(self, scalar: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The gradient of a scalar with respect to each call's output, shaped like it; zeros where independent.
+
+        The address "input" stands for the images.
+        """
+        if not self._open:
+            raise ConvscopeError("gradients are gone once the block has ended", next_step="ask inside the with block")
+        if not scalar.requires_grad:
+            return {name: torch.zeros_like(self._value(name)) for name in layers}
+        places: list[Any] = []
+        for name in layers:
+            kept = None if name == "input" else self._found(self._kept, name)
+            places.append(self._image if kept is None else kept.edge or kept.value)
+        constant = [isinstance(place, Tensor) and not place.requires_grad for place in places]
+        wanted = [place for place, fixed in zip(places, constant, strict=True) if not fixed]
+        found = iter(torch.autograd.grad(scalar, wanted, allow_unused=True, retain_graph=True) if wanted else ())
+        result: dict[str, Tensor] = {}
+        for name, fixed in zip(layers, constant, strict=True):
+            gradient = None if fixed else next(found)
+            result[name] = torch.zeros_like(self._value(name)) if gradient is None else gradient.detach()
+        return result
+
+    # ---- one forward pass --------------------------------------------------------------------------------------
+
+    def _forward(self, images: Tensor, stop: bool, *, clone_all: bool) -> Any:
+        self._kept.clear()
+        self._inputs.clear()
+        recorder = _Recorder(self, stop=stop, clone_all=clone_all)
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.callback(_restore_state(self.module))
+            stack.enter_context(torch.set_grad_enabled(self._with_gradients))
+            image = images.clone() if images.is_inference() else images
+            # A detached alias asks for the gradient, so that the caller's tensor never does.
+            self._image = image.detach().requires_grad_(True) if self._with_gradients else image
+            recorder.attach(stack)
+            torch.manual_seed(0)
+            try:
+                output = self.module(self._image)
+            except _Stop:
+                output = None
+        if any(not kept.cloned and kept.source._version != kept.version for kept in recorder.all_kept()):
+            raise _Overwritten
+        missing = [name for name in self.layers if name not in self._kept]
+        if missing:
+            raise UnknownName(
+                f"the forward pass made no call {missing[0]!r}",
+                next_step=suggest(missing[0], recorder.counts) or "list the calls with `convscope layers`",
+            )
+        recorder.check_relu_rule(self._relu_rule)
+        return output
+
+    def _value(self, name: str) -> Tensor:
+        return self._image if name == "input" and self._image is not None else self[name]
+
+    def _found(self, kept: dict[str, _Kept], address: str) -> _Kept:
+        if address not in kept:
+            raise UnknownName(
+                f"{address!r} wasn't recorded", next_step=f"this trace holds {', '.join(kept) or 'nothing'}"
+            )
+        return kept[address]
+
+
+class _Recorder:
+    """The state of one forward pass: which calls have begun, what has been captured."""
+
+    def __init__(self, trace: Trace, *, stop: bool, clone_all: bool) -> None:
+        self.trace = trace
+        self.stop = stop
+        self.clone_all = clone_all
+        self.counts: Counter[str] = Counter()
+        self.stack: list[Call] = []
+        self.order = 0
+        self.waiting = set(trace.layers)
+        self.paths = {module: path for path, module in trace.module.named_modules()}
+        self.relus = 0
+        self.other_rectifiers: Counter[str] = Counter()
+
+    def all_kept(self) -> list[_Kept]:
+        return [*self.trace._kept.values(), *self.trace._inputs.values()]
+
+    def attach(self, stack: ExitStack) -> None:
+        """Hooks on the modules asked for; on all of them, and modes, when functional operations matter."""
+        trace = self.trace
+        known = set(self.paths.values())
+        functional = any(re.sub(r"@\d+$", "", name) not in known for name in trace.layers)
+        everything = functional or trace._with_inputs or trace._relu_rule is not None or trace._observer is not None
+        wanted = {re.sub(r"@\d+$", "", name) for name in trace.layers}
+        for module, path in self.paths.items():
+            if path and (everything or path in wanted):
+                before = module.register_forward_pre_hook(self._before, with_kwargs=True)
+                stack.callback(before.remove)
+                after = module.register_forward_hook(self._after)
+                stack.callback(after.remove)
+        if trace._observer is not None:
+            stack.enter_context(_ElementaryMode(trace._observer))
+        if everything:
+            stack.enter_context(_FunctionMode(self))
+
+    # ---- modules -----------------------------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        path: str,
+        kind: str,
+        operation: Operation,
+        module: nn.Module | None,
+        arguments: tuple[Any, ...],
+        options: Mapping[str, Any],
+    ) -> Call:
+        index = self.counts[path]
+        self.counts[path] += 1
+        address = f"{path}@{index}" if index else path
+        call = Call(self.order, address, path, index, kind, operation, len(self.stack), module, arguments, options)
+        self.order += 1
+        if self.trace._observer is not None:
+            self.trace._observer.begin(call)
+        return call
+
+    def _before(self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        operation: Operation = "block" if any(True for _ in module.children()) else "module"
+        path = self.paths[module]
+        self.stack.append(self._begin(path, type(module).__name__, operation, module, arguments, options))
+
+    def _after(self, _module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
+        self._end(self.stack.pop(), output)
+
+    def _end(self, call: Call, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is None:
+            return
+        if self.trace._observer is not None:
+            self.trace._observer.end(call, tensor)
+        if call.address in self.waiting:
+            self.trace._kept[call.address] = self._keep(call.address, tensor)
+            self.waiting.discard(call.address)
+            if self.stop and not self.waiting:
+                raise _Stop
+
+    def _keep(self, address: str, tensor: Tensor) -> _Kept:
+        overwritten = self.trace._overwritten
+        clone = self.clone_all or (overwritten is not None and address in overwritten)
+        # The edge is where the gradient of this very version of the tensor arrives, even if it is written over later.
+        edge = get_gradient_edge(tensor) if tensor.requires_grad else None
+        value = tensor.clone() if clone else tensor
+        return _Kept(value, tensor, tensor._version, clone, edge)
+
+    # ---- functions ---------------------------------------------------------------------------------------------
+
+    def function(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Run one torch function, as a call of its own unless it belongs to one of torch's own modules."""
+        name = getattr(function, "__name__", "")
+        inside = self.stack[-1] if self.stack else None
+        folded = inside is not None and type(inside.module).__module__.startswith("torch.nn.modules")
+        if name in KERNEL_FUNCTIONS and folded and inside is not None:
+            self._kernel(inside, name, arguments, options)
+        if name in _OTHER_RECTIFIERS or name.rstrip("_") in _OTHER_RECTIFIERS:
+            self.other_rectifiers[name.rstrip("_")] += 1
+        run = self._rule(function, name)
+        if folded or name in _SILENT or name == "__get__" or not name:
+            return run(*arguments, **options)
+        # torch's words carry underscores for in-place and operator forms: add_, __iadd__, __radd__ are all "add".
+        versions = [(a, a._version) for a in tree_leaves((arguments, options)) if isinstance(a, Tensor)]
+        output = None
+        path = self._function_path(inside, function_name(name))
+        if name in KERNEL_FUNCTIONS or self.trace._observer is not None:
+            return self._observed(run, path, name, arguments, options, versions)
+        output = run(*arguments, **options)
+        if _is_call(output, versions):
+            self._end(self._begin(path, function_name(name), "function", None, arguments, options), output)
+        return output
+
+    def _observed(
+        self,
+        run: Callable[..., Any],
+        path: str,
+        name: str,
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        versions: list[tuple[Tensor, int]],
+    ) -> Any:
+        """As above, but announced before it runs, so that an observer sees its inputs as they are then."""
+        counts, order = self.counts[path], self.order
+        call = self._begin(path, function_name(name), "function", None, arguments, options)
+        if name in KERNEL_FUNCTIONS:
+            self._kernel(call, name, arguments, options)
+        output = run(*arguments, **options)
+        if _is_call(output, versions):
+            self._end(call, output)
+        else:
+            self.counts[path], self.order = counts, order
+        return output
+
+    def _kernel(self, call: Call, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if self.trace._observer is not None:
+            self.trace._observer.kernel(call, name, arguments, options)
+        if self.trace._with_inputs and call.address in self.trace.layers:
+            image = arguments[0] if arguments else options["input"]
+            self.trace._inputs[call.address] = self._keep(call.address, image)
+
+    def _function_path(self, inside: Call | None, name: str) -> str:
+        owner = self.trace.module if inside is None or inside.module is None else inside.module
+        # A child module of that name has the better claim to the path.
+        own = f"{name}_function" if name in dict(owner.named_children()) else name
+        return f"{inside.path}.{own}" if inside is not None else own
+
+    def _rule(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        if name not in _RELU:
+            return function
+        self.relus += 1
+        rule = self.trace._relu_rule
+        if rule is None:
+            return function
+
+        def ruled(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002 - torch's own argument name
+            output: Tensor = _RuledRelu.apply(input, rule)  # type: ignore[no-untyped-call]
+            return input.copy_(output) if inplace or name == "relu_" else output
+
+        return ruled
+
+    def check_relu_rule(self, rule: ReluRule | None) -> None:
+        """A rule that met no exact ReLU, or other rectifiers beside it, would be the plain gradient in disguise."""
+        if rule is None:
+            return
+        if self.other_rectifiers:
+            names = ", ".join(sorted(self.other_rectifiers))
+            raise Refused(
+                f"the {rule} rule is defined for ReLU; this network also rectifies with {names}",
+                next_step="use the plain gradient",
+            )
+        if self.relus == 0:
+            raise Refused(f"the {rule} rule met no ReLU in this network", next_step="use the plain gradient")
+
+
+def function_name(name: str) -> str:
+    """The name of a torch function without the marks of in-place and operator forms.
+
+    >>> [function_name(name) for name in ("add_", "__iadd__", "__rmul__", "__truediv__", "__getitem__", "relu")]
+    ['add', 'add', 'mul', 'div', 'getitem', 'relu']
+    """
+    bare = name.strip("_")
+    if name.startswith("__"):
+        bare = re.sub(r"^[ir](?=(add|sub|mul|truediv|pow|matmul|and|or)$)", "", bare)
+    return {"truediv": "div"}.get(bare, bare)
+
+
+def _is_call(output: Any, versions: list[tuple[Tensor, int]]) -> bool:
+    """False for what returns no tensor, and for what hands back its argument unchanged (`contiguous`, eval dropout)."""
+    tensor = first_tensor(output)
+    if tensor is None:
+        return False
+    return all(tensor is not argument or argument._version != version for argument, version in versions)
+
+
+class _FunctionMode(TorchFunctionMode):
+    """Sees every torch function that Python code calls, whichever way it is spelled."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.recorder.function(func, args, kwargs or {})
+
+
+class _ElementaryMode(TorchDispatchMode):
+    """Sees the elementary operations that functions are made of; only an observer asks for them."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.observer = observer
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        output = func(*args, **options)
+        self.observer.elementary(func, args, options, output)
+        return output
+
+
+class _RuledRelu(torch.autograd.Function):
+    """ReLU whose backward pass follows Zeiler & Fergus (deconvnet) or Springenberg et al. (guided)."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, rule: ReluRule) -> Tensor:  # noqa: A002
+        ctx.rule = rule
+        # The mask, not the input: an in-place ReLU writes over the input right after.
+        ctx.save_for_backward(input > 0)
+        return torch.relu(input)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (positive,) = ctx.saved_tensors
+        rectified = gradients[0].clamp(min=0)
+        return (rectified if ctx.rule == "deconvnet" else rectified * positive), None
+
+
+def _restore_state(module: nn.Module) -> Callable[[], None]:
+    """Put the module into evaluation mode; returns what puts everything back as it was."""
+    training = [(each, each.training) for each in module.modules()]
+    buffers = [
+        (each, name, buffer, None if buffer is None else buffer.clone(), None if buffer is None else buffer._version)
+        for each in module.modules()
+        for name, buffer in each._buffers.items()
+    ]
+    cpu_state = torch.get_rng_state()
+    device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    for each, _ in training:
+        each.training = False
+
+    def restore() -> None:
+        for each, was_training in training:
+            each.training = was_training
+        with torch.no_grad():
+            for each, name, buffer, copy, version in buffers:
+                each._buffers[name] = buffer
+                if buffer is not None and copy is not None and buffer._version != version:
+                    buffer.copy_(copy)
+        torch.set_rng_state(cpu_state)
+        if device_states:
+            torch.cuda.set_rng_state_all(device_states)
+
+    return restore
