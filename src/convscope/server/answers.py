@@ -1,0 +1,197 @@
+"""From the library's objects to the HTTP interface's types, and from exceptions to answers."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from convscope._version import __version__
+from convscope.errors import BadImage, Cancelled, ConvscopeError, Refused, UnknownName, UnsafeFile
+from convscope.server import schema
+from convscope.server.guard import TooLarge
+from convscope.server.jobs import Busy
+
+if TYPE_CHECKING:
+    from convscope import images as images_module
+    from convscope.network import layer as layer_module
+    from convscope.network import receptive_field
+    from convscope.server.session import Opened
+
+_STATUS: tuple[tuple[type[ConvscopeError], int], ...] = (
+    (UnknownName, 404),
+    (Refused, 422),
+    (Cancelled, 409),
+    (TooLarge, 413),
+    (BadImage, 415),
+    (UnsafeFile, 422),
+    (Busy, 429),
+    (ConvscopeError, 400),
+)
+
+_log = logging.getLogger("convscope")
+
+
+def explain(status: int, error: schema.ErrorBody) -> Response:
+    """An error in the one shape all of them have."""
+    content = schema.ErrorAnswer(error=error).model_dump_json().encode()
+    return Response(content, status, media_type="application/json")
+
+
+def explain_known(error: ConvscopeError) -> Response:
+    """The answer to an error that was meant for the user."""
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    return explain(status, _body(error.what, error.where, error.next_step, type(error)))
+
+
+def explain_unexpected(error: Exception) -> Response:
+    """The answer to a bug: its class for the page, everything else for the log."""
+    _log.error("unexpected error in the server", exc_info=error)
+    what = f"something unexpected went wrong: {type(error).__name__}"
+    step = "look at the terminal for the details, and report them"
+    return explain(500, _body(what, "", step, type(error)))
+
+
+def _body(what: str, where: str, next_step: str, kind: type[Exception]) -> schema.ErrorBody:
+    return schema.ErrorBody(what=what, where=where, next_step=next_step, kind=snake_case(kind.__name__))
+
+
+def snake_case(name: str) -> str:
+    """A class name as the page's ``kind``.
+
+    >>> snake_case("BadImage"), snake_case("ConvscopeError")
+    ('bad_image', 'convscope_error')
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def session_answer(opened: Opened, methods: list[dict[str, Any]], unavailable: list[dict[str, str]]) -> schema.Session:
+    """What the page reads first."""
+    network = opened.network
+    preprocessing = network.preprocessing
+    return schema.Session(
+        version=__version__,
+        network=schema.Network(
+            name=network.name,
+            source=network.source,
+            fingerprint=network.fingerprint,
+            parameters=network.parameters,
+            image_size=preprocessing.image_size,
+            channels=preprocessing.channels,
+            classes=network.classes,
+            class_names=list(network.class_names),
+            outputs=list(network.output_names),
+            output=network.output,
+            preprocessing=schema.Preprocessing(**preprocessing.to_json()),
+        ),
+        images=schema.ImageSource(
+            source=opened.image_source, count=len(opened.images), skipped=skipped_answer(opened.images)
+        ),
+        methods=[schema.Method(**each) for each in methods],
+        unavailable=[schema.Skipped(**each) for each in unavailable],
+    )
+
+
+def skipped_answer(images: images_module.ImageSet) -> list[schema.Skipped]:
+    """The files that were left out of an image set."""
+    return [schema.Skipped(name=name, reason=str(reason)) for name, reason in images.skipped]
+
+
+def image_answer(image: images_module.Image) -> schema.Image:
+    """One image of the set."""
+    height, width = image.size
+    return schema.Image(
+        id=image.id, name=image.name, width=width, height=height, label=image.label, label_name=image.label_name
+    )
+
+
+def layer_answer(layer: layer_module.Layer) -> schema.Layer:
+    """One row of the layer table."""
+    size = _kernel_size(layer)
+    field = layer.receptive_field
+    return schema.Layer(
+        index=layer.index,
+        address=layer.address,
+        path=layer.path,
+        call=layer.call,
+        kind=layer.kind,
+        label=layer_label(layer),
+        operation=layer.operation,
+        depth=layer.depth,
+        shape=(layer.units, layer.rows, layer.columns),
+        axes=list(layer.axes),
+        parameters=layer.parameters,
+        inputs=list(layer.inputs),
+        receptive_field=schema.ReceptiveField(
+            rows=_extent(field.rows), columns=_extent(field.columns), exact=field.exact, reason=field.reason
+        ),
+        opaque=layer.opaque,
+        warnings=list(layer.warnings),
+        has_kernel=layer.kernel is not None,
+        kernel_size=size,
+        details={name: _plain(value) for name, value in layer.details.items()},
+    )
+
+
+def layer_label(layer: layer_module.Layer) -> str:
+    """A few words for a row: the kind, the kernel's size, the stride where there is one."""
+    size = _kernel_size(layer)
+    words = [layer.kind]
+    if size is not None and layer.kernel is not None and layer.kernel.operation != "linear":
+        words.append(f"{size[0]}×{size[1]}")
+        if layer.kernel.stride != (1, 1):
+            rows, columns = layer.kernel.stride
+            words.append(f"stride {rows}" if rows == columns else f"stride {rows}×{columns}")
+        if layer.kernel.groups > 1:
+            words.append("depthwise" if layer.kernel.groups == layer.units else f"{layer.kernel.groups} groups")
+    return " ".join(words)
+
+
+def _kernel_size(layer: layer_module.Layer) -> tuple[int, int] | None:
+    if layer.kernel is None:
+        return None
+    shape = tuple(layer.kernel.weight.shape)
+    if len(shape) == 2:
+        return 1, 1
+    return (1, int(shape[2])) if len(shape) == 3 else (int(shape[-2]), int(shape[-1]))
+
+
+def _extent(extent: receptive_field.Extent | None) -> schema.Extent | None:
+    return None if extent is None else schema.Extent(size=extent.size, stride=extent.stride, offset=extent.offset)
+
+
+def _plain(value: Any) -> Any:
+    """A value of ``details`` as JSON takes it."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def box_answer(box: receptive_field.Box) -> schema.ReceptiveFieldBox:
+    """One neuron's receptive field."""
+    row, column, rows, columns = box.whole
+    return schema.ReceptiveFieldBox(
+        row=box.row,
+        column=box.column,
+        rows=box.rows,
+        columns=box.columns,
+        unclipped=schema.Rectangle(row=row, column=column, rows=rows, columns=columns),
+        exact=box.exact,
+        reason=box.reason,
+    )
+
+
+__all__ = [
+    "box_answer",
+    "explain",
+    "explain_known",
+    "explain_unexpected",
+    "image_answer",
+    "layer_answer",
+    "layer_label",
+    "session_answer",
+    "skipped_answer",
+    "snake_case",
+]

@@ -1,0 +1,425 @@
+"""The routes. Each one checks its ids, asks the session, and says how long its answer may be kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import uuid
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Header, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+
+from convscope._version import __version__
+from convscope.errors import BadImage, Cancelled, ConvscopeError
+from convscope.network.unit import Unit
+from convscope.server import answers, schema
+from convscope.server.bundle import MISSING, Bundle
+from convscope.server.guard import Guard, allowed_hosts
+from convscope.server.pictures import DOWNLOADS, make_download, make_prepared, make_thumbnail, picture_type
+from convscope.server.session import IMAGES_PER_VIEW, find_image
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+
+    from pydantic import BaseModel
+
+    from convscope.server.session import Session
+
+KEEP_ALIVE_SECONDS = 15.0
+BLOB = "application/octet-stream"
+NOT_METHOD_PARAMETERS = ("target", "images", "format")
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": schema.ErrorAnswer},
+    "5XX": {"model": schema.ErrorAnswer},
+}
+_IDS = re.compile(r"\d{1,9}(?:,\d{1,9})*")
+
+ImageId = Annotated[int, Path(ge=0, le=999_999_999)]
+JobName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
+MethodName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+JobHeader = Annotated[str | None, Header(alias="x-convscope-job", pattern=r"^[a-z0-9-]{1,64}$")]
+Target = Annotated[str, Query(max_length=300, description="layer, unit or neuron; empty for the whole network")]
+ImageIds = Annotated[str, Query(max_length=4000, description="ids, separated by commas")]
+Download = Annotated[str | None, Query(pattern="^(png|svg|npz|safetensors)$", description="a file to save instead")]
+
+
+def _binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    """How OpenAPI says "bytes of one of these types"."""
+    content = {each: {"schema": {"type": "string", "format": "binary"}} for each in media_types}
+    return {200: {"content": content}, 304: {"description": "still the same"}}
+
+
+def create_app(session: Session, *, bundle: Bundle | None = None) -> FastAPI:
+    """The application without its guard; :func:`guarded_app` is what a server runs."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        session.start()
+        try:
+            yield
+        finally:
+            await session.close()
+
+    app = FastAPI(
+        title="convscope",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        # A redirect would repeat what the client sent; an address is right or it is not there.
+        redirect_slashes=False,
+    )
+    app.state.session = session
+    app.state.bundle = bundle or Bundle()
+    app.include_router(api)
+    app.include_router(page)
+    _explain_errors(app)
+    return app
+
+
+def guarded_app(
+    session: Session, *, token: str, port: int, names: Iterable[str] = (), bundle: Bundle | None = None
+) -> Guard:
+    """The application behind its guard, listening on ``port``; ``names`` are hosts it answers to beside loopback."""
+    return Guard(create_app(session, bundle=bundle), token=token, port=port, hosts=allowed_hosts(port, names))
+
+
+def openapi() -> dict[str, Any]:
+    """The interface as OpenAPI, without opening anything."""
+    app = FastAPI(title="convscope", version=__version__)
+    app.include_router(api)
+    return app.openapi()
+
+
+class _Route(APIRoute):
+    """A route that answers a bug as any other error, so that the page lives on and the connection with it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def careful(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (ConvscopeError, HTTPException, RequestValidationError):
+                raise
+            except Exception as error:
+                return answers.explain_unexpected(error)
+
+        return careful
+
+
+api = APIRouter(prefix="/api", responses=_ERRORS, route_class=_Route)
+page = APIRouter(include_in_schema=False, route_class=_Route)
+
+
+def _session(request: Request) -> Session:
+    found: Session = request.app.state.session
+    return found
+
+
+@api.get("/session", operation_id="getSession", response_model=schema.Session)
+async def get_session(request: Request) -> Response:
+    """The network, the images and the methods. Answers when the network is open."""
+    session = _session(request)
+    opened = await session.opened()
+    return _typed(answers.session_answer(opened, session.methods, session.unavailable))
+
+
+@api.get("/layers", operation_id="getLayers", response_model=schema.Layers)
+async def get_layers(request: Request) -> Response:
+    """The layer table."""
+    network = (await _session(request).opened()).network
+    etag = f'"layers-{network.fingerprint}"'
+    if _has(request, etag):
+        return _unchanged(etag)
+    # Thousands of rows are validated and written: not on the event loop.
+    content = await asyncio.to_thread(
+        lambda: schema.Layers(layers=[answers.layer_answer(layer) for layer in network.layers]).model_dump_json()
+    )
+    return Response(content.encode(), media_type="application/json", headers=_revalidate(etag))
+
+
+@api.get("/images", operation_id="getImages", response_model=schema.Images)
+async def get_images(request: Request) -> Response:
+    """The image set."""
+    images = (await _session(request).opened()).images
+    described = await asyncio.to_thread(lambda: [answers.image_answer(image) for image in images])
+    return _typed(schema.Images(images=described, skipped=answers.skipped_answer(images)))
+
+
+@api.post(
+    "/images",
+    operation_id="addImage",
+    status_code=201,
+    response_model=schema.AddedImage,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def add_image(request: Request, name: Annotated[str, Query(max_length=300)] = "image") -> Response:
+    """Add an image; the body is the encoded file. The same bytes again give the image that is there already."""
+    media_type = request.headers.get("content-type", BLOB).partition(";")[0].strip().lower()
+    if media_type != BLOB and not media_type.startswith("image/"):
+        raise BadImage("the body isn't an image", next_step="send the image file's bytes as they are")
+    encoded = await request.body()
+    image = await _session(request).add_image(encoded, shown_name(name))
+    return _typed(schema.AddedImage(image=answers.image_answer(image)), status=201)
+
+
+@api.get(
+    "/images/{number}/thumbnail",
+    operation_id="getThumbnail",
+    response_class=Response,
+    responses=_binary("image/webp", "image/jpeg", "image/png"),
+)
+async def get_thumbnail(
+    request: Request, number: ImageId, side: Annotated[int, Query(ge=16, le=1024)] = 96
+) -> Response:
+    """A small picture of the original."""
+    image = find_image((await _session(request).opened()).images, number)
+    return await _picture(request, f"{image.fingerprint}-{side}", lambda: make_thumbnail(image, side))
+
+
+@api.get(
+    "/images/{number}/prepared", operation_id="getPrepared", response_class=Response, responses=_binary("image/png")
+)
+async def get_prepared(request: Request, number: ImageId) -> Response:
+    """What the network sees of the image."""
+    opened = await _session(request).opened()
+    image = find_image(opened.images, number)
+    key = f"{image.fingerprint}-{opened.network.fingerprint}"
+    return await _picture(request, key, lambda: make_prepared(opened.network, image))
+
+
+@api.get("/receptive-field", operation_id="getReceptiveField", response_model=schema.ReceptiveFieldBox)
+async def get_receptive_field(request: Request, unit: Annotated[str, Query(max_length=300)]) -> Response:
+    """What one neuron sees of the prepared image."""
+    network = (await _session(request).opened()).network
+    box = await asyncio.to_thread(network.receptive_field, Unit.parse(unit))
+    return _typed(answers.box_answer(box))
+
+
+@api.get(
+    "/views/{method}",
+    operation_id="getView",
+    response_class=Response,
+    responses=_binary(BLOB, "image/png", "image/svg+xml"),
+)
+async def get_view(
+    request: Request,
+    method: MethodName,
+    target: Target = "",
+    images: ImageIds = "",
+    format: Download = None,  # noqa: A002 - the parameter's name in the interface
+    x_convscope_job: JobHeader = None,
+) -> Response:
+    """A View as safetensors bytes. Any other query parameter is a parameter of the method."""
+    session = _session(request)
+    question = await session.ask(method, target, image_ids(images), method_parameters(request))
+    etag = f'"{question.recipe.key}{"-" + format if format else ""}"'
+    if _has(request, etag):
+        return _unchanged(etag)
+    job = x_convscope_job or uuid.uuid4().hex
+    blob = await _while_connected(request, session.answer(question, job))
+    headers = {**_revalidate(etag), "x-convscope-job": job}
+    if format is None:
+        return Response(blob, media_type=BLOB, headers=headers)
+    content = session.pictures.get(etag)
+    if content is None:
+        content = session.pictures.put(etag, await asyncio.to_thread(make_download, blob, format))
+    headers["content-disposition"] = f'attachment; filename="{file_name(method, question.recipe.target, format)}"'
+    return Response(content, media_type=DOWNLOADS[format], headers=headers)
+
+
+@api.get(
+    "/events",
+    operation_id="getEvents",
+    response_class=StreamingResponse,
+    responses={200: {"model": schema.JobEvent, "content": {"text/event-stream": {}}}},
+)
+async def get_events(request: Request) -> StreamingResponse:
+    """Server-sent events: what every job has come to. Each event is called ``job``; its data is a JobEvent."""
+    jobs = _session(request).jobs
+    # Asked here, not in the stream, so that one page too many gets an error instead of an empty stream.
+    jobs.make_room()
+
+    async def stream() -> AsyncIterator[bytes]:
+        with jobs.subscribe() as subscription:
+            yield b": convscope\n\n"
+            while (events := await subscription.take(KEEP_ALIVE_SECONDS)) is not None:
+                for event in events:
+                    yield f"event: job\ndata: {json.dumps(asdict(event))}\n\n".encode()
+                if not events:
+                    yield b": still here\n\n"
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+@api.delete("/jobs/{name}", operation_id="cancelJob", status_code=204, response_class=Response)
+async def cancel_job(request: Request, name: JobName) -> Response:
+    """Cancel what was asked for under this job name. A job that is over, or never was, is cancelled already."""
+    _session(request).jobs.cancel(name)
+    return Response(status_code=204)
+
+
+@page.get("/")
+async def get_page(request: Request) -> Response:
+    """The page itself."""
+    bundle: Bundle = request.app.state.bundle
+    found = await asyncio.to_thread(bundle.find, "/")
+    if found is None:
+        return PlainTextResponse(MISSING, 503)
+    if _has(request, found.etag):
+        return _unchanged(found.etag)
+    return HTMLResponse(found.content, headers=_revalidate(found.etag))
+
+
+@page.get("/{address:path}")
+async def get_built_file(request: Request, address: str) -> Response:
+    """A file of the built page, by its exact address; no address reaches the file system."""
+    bundle: Bundle = request.app.state.bundle
+    found = bundle.find("/" + address) if address else None
+    if found is None:
+        raise HTTPException(404)
+    # A build names its assets by their content.
+    lasting = "private, max-age=31536000, immutable" if address.startswith("assets/") else "private, no-cache"
+    return Response(found.content, media_type=found.media_type, headers={"cache-control": lasting, "etag": found.etag})
+
+
+def image_ids(text: str) -> tuple[int, ...]:
+    """Image ids from a query.
+
+    >>> image_ids("0,3"), image_ids("")
+    ((0, 3), ())
+    """
+    if not text:
+        return ()
+    if _IDS.fullmatch(text) is None:
+        raise ConvscopeError("images are ids separated by commas", next_step="write images=0,3")
+    numbers = tuple(map(int, text.split(",")))
+    if len(numbers) > IMAGES_PER_VIEW:
+        raise ConvscopeError(f"{len(numbers)} images in one view", next_step=f"choose {IMAGES_PER_VIEW} at most")
+    return numbers
+
+
+def method_parameters(request: Request) -> dict[str, str]:
+    """What is left of the query for the method."""
+    parameters: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in parameters or (name in NOT_METHOD_PARAMETERS and len(request.query_params.getlist(name)) > 1):
+            raise ConvscopeError("a parameter is given twice", where="the query", next_step="give each once")
+        if name not in NOT_METHOD_PARAMETERS:
+            parameters[name] = value
+    return parameters
+
+
+def shown_name(name: str) -> str:
+    r"""A file name as the client gave it, good for showing: no folders, no control characters, not too long.
+
+    >>> shown_name("C:\\photos\\cat\n.jpg")
+    'cat.jpg'
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    return "".join(character for character in last if character.isprintable())[:100].strip() or "image"
+
+
+def file_name(method: str, target: str, suffix: str) -> str:
+    """What a browser should call a download.
+
+    >>> file_name("weights", "layer1.0.conv1@1:37", "png")
+    'weights-layer1.0.conv1-1-37.png'
+    """
+    place = re.sub(r"[^A-Za-z0-9._]+", "-", target).strip("-.")
+    return f"{method}-{place}.{suffix}" if place else f"{method}.{suffix}"
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
+    """The result of ``work``, which is cancelled when the client goes away."""
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Cancelled("the client went away")
+    finally:
+        for each in (task, leaving):
+            each.cancel()
+            with suppress(asyncio.CancelledError, ConvscopeError):
+                await each
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _picture(request: Request, key: str, make: Callable[[], bytes]) -> Response:
+    """A picture from the session's memory, or made in a thread."""
+    pictures = _session(request).pictures
+    etag = f'"{key}"'
+    if _has(request, etag):
+        return _unchanged(etag)
+    content = pictures.get(key)
+    if content is None:
+        content = pictures.put(key, await asyncio.to_thread(make))
+    # An id never changes its image, so the picture may be kept for the session.
+    headers = {"cache-control": "private, max-age=3600", "etag": etag}
+    return Response(content, media_type=picture_type(content), headers=headers)
+
+
+def _typed(answer: BaseModel, status: int = 200) -> Response:
+    # Already validated when it was made: FastAPI needn't do it again.
+    return Response(answer.model_dump_json().encode(), status, media_type="application/json")
+
+
+def _has(request: Request, etag: str) -> bool:
+    known = request.headers.get("if-none-match", "")
+    return etag in [each.strip().removeprefix("W/") for each in known.split(",")]
+
+
+def _revalidate(etag: str) -> dict[str, str]:
+    return {"etag": etag, "cache-control": "private, no-cache"}
+
+
+def _unchanged(etag: str) -> Response:
+    return Response(status_code=304, headers=_revalidate(etag))
+
+
+_HTTP_ERRORS = {404: "there is nothing at that address", 405: "that address doesn't take this method"}
+
+
+def _explain_errors(app: FastAPI) -> None:
+    """One shape for all errors; nothing of the request is repeated in those that come from outside the library."""
+
+    @app.exception_handler(ConvscopeError)
+    async def known(_: Request, error: ConvscopeError) -> Response:
+        return answers.explain_known(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][1:2]))
+        body = schema.ErrorBody(what=first["msg"], where=where, next_step="", kind="invalid_request")
+        return answers.explain(422, body)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        what = _HTTP_ERRORS.get(error.status_code, "the request can't be answered")
+        body = schema.ErrorBody(what=what, where="", next_step="", kind="http_error")
+        return answers.explain(error.status_code, body)
+
+
+__all__ = ["create_app", "guarded_app", "openapi"]

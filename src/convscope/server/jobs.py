@@ -1,0 +1,270 @@
+"""Jobs: one worker thread owns the network; everything else waits for it in line.
+
+Hooks on a module fire whichever thread runs it, so exactly one thread may. Requests for the same thing share one job;
+a job that nobody waits for any more is cancelled. All methods of :class:`Jobs` are called on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from convscope.errors import Cancelled, ConvscopeError
+from convscope.progress import Progress, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+Result = TypeVar("Result")
+
+QUEUE_LIMIT = 32
+SUBSCRIBER_LIMIT = 16
+JOIN_SECONDS = 2.0
+
+
+class Busy(ConvscopeError):
+    """More work is waiting than the server takes on."""
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """What one request for work has come to. ``id`` is the name the client gave; times are seconds."""
+
+    id: str
+    state: State
+    done: int = 0
+    total: int = 0
+    message: str = ""
+    seconds_left: float | None = None
+
+
+@dataclass(eq=False)
+class _Waiter:
+    name: str
+    future: asyncio.Future[Any]
+
+
+@dataclass(eq=False)
+class _Job:
+    key: str
+    work: Callable[[], Any]
+    state: State = "queued"
+    progress: Progress = field(default_factory=lambda: Progress(0, 0, "", None))
+    cancel: threading.Event = field(default_factory=threading.Event)
+    waiters: list[_Waiter] = field(default_factory=list)
+
+    def event(self, name: str) -> JobEvent:
+        progress = self.progress
+        return JobEvent(name, self.state, progress.done, progress.total, progress.message, progress.seconds_left)
+
+
+class Subscription:
+    """One client's view of all jobs. A slow client misses steps, never the latest state of a job."""
+
+    def __init__(self, limit: int = 256) -> None:
+        self._latest: OrderedDict[str, JobEvent] = OrderedDict()
+        self._limit = limit
+        self._news = asyncio.Event()
+        self._closed = False
+
+    def push(self, event: JobEvent) -> None:
+        """Keep ``event`` in place of an older one of the same job; beyond the limit the oldest job is forgotten."""
+        self._latest.pop(event.id, None)
+        self._latest[event.id] = event
+        if len(self._latest) > self._limit:
+            self._latest.popitem(last=False)
+        self._news.set()
+
+    def close(self) -> None:
+        """End the stream after what is waiting has been read."""
+        self._closed = True
+        self._news.set()
+
+    async def take(self, timeout: float) -> list[JobEvent] | None:
+        """The events since the last call, oldest first; none of them after ``timeout`` seconds; None at the end."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), timeout)
+        events = list(self._latest.values())
+        self._latest.clear()
+        if self._closed:
+            return events or None
+        self._news.clear()
+        return events
+
+
+class Jobs:
+    """The line in front of the one worker thread.
+
+    >>> async def twice():
+    ...     jobs = Jobs()
+    ...     jobs.start()
+    ...     answers = await asyncio.gather(jobs.run("k", lambda: 6 * 7, "a"), jobs.run("k", lambda: 6 * 7, "b"))
+    ...     await jobs.close()
+    ...     return answers
+    >>> asyncio.run(twice())
+    [42, 42]
+    """
+
+    def __init__(self, limit: int = QUEUE_LIMIT) -> None:
+        self._limit = limit
+        self._open: dict[str, _Job] = {}  # by key: queued or running, and not cancelled
+        self._queue: deque[_Job] = deque()
+        self._ready = threading.Condition()
+        self._stopping = False
+        self._subscriptions: list[Subscription] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._work, name="convscope-model", daemon=True)
+
+    def start(self) -> None:
+        """Start the worker; the running event loop becomes the one that hears of results."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Cancel everything, take no more, and end every event stream. Returns at once."""
+        self._stopping = True
+        for job in list(self._open.values()):
+            for waiter in list(job.waiters):
+                self._dismiss(job, waiter)
+        for subscription in self._subscriptions:
+            subscription.close()
+        with self._ready:
+            self._ready.notify()
+
+    async def close(self) -> None:
+        """:meth:`stop`, and give the worker a moment to let go of what it does."""
+        self.stop()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, JOIN_SECONDS)
+
+    async def run(self, key: str, work: Callable[[], Result], name: str) -> Result:
+        """The result of ``work`` in the worker thread, or of an equal job (same ``key``) already under way.
+
+        Cancelling this coroutine cancels the job unless somebody else waits for it too. Raises :class:`Busy` when the
+        line is full, :class:`Cancelled` when cancelled by ``name``, and whatever ``work`` raises.
+        """
+        job = self._open.get(key)
+        if job is None:
+            job = self._enqueue(key, work)
+        waiter = _Waiter(name, asyncio.get_running_loop().create_future())
+        job.waiters.append(waiter)
+        self._publish(job.event(name))
+        try:
+            result: Result = await waiter.future
+            return result
+        finally:
+            if waiter in job.waiters:
+                self._dismiss(job, waiter)
+
+    def cancel(self, name: str) -> bool:
+        """Tell everyone who waits under ``name`` that it is cancelled; False when nobody does."""
+        found = [(job, waiter) for job in self._open.values() for waiter in job.waiters if waiter.name == name]
+        for job, waiter in found:
+            self._dismiss(job, waiter)
+        return bool(found)
+
+    def make_room(self) -> None:
+        """Raise :class:`Busy` when no further subscription is taken."""
+        if len(self._subscriptions) >= SUBSCRIBER_LIMIT:
+            raise Busy("too many pages follow this server", next_step="close some of them")
+
+    @contextlib.contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """Hear of every job inside the block, beginning with those under way."""
+        self.make_room()
+        subscription = Subscription()
+        for job in self._open.values():
+            for waiter in job.waiters:
+                subscription.push(job.event(waiter.name))
+        self._subscriptions.append(subscription)
+        if self._stopping:
+            subscription.close()
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.remove(subscription)
+
+    def _enqueue(self, key: str, work: Callable[[], Any]) -> _Job:
+        if self._stopping:
+            raise Cancelled("the server is stopping")
+        if len(self._open) >= self._limit:
+            raise Busy(f"{len(self._open)} jobs are waiting already", next_step="wait for some, or cancel them")
+        job = _Job(key, work)
+        self._open[key] = job
+        with self._ready:
+            self._queue.append(job)
+            self._ready.notify()
+        return job
+
+    def _dismiss(self, job: _Job, waiter: _Waiter) -> None:
+        """One waiter goes away, unanswered; the last one takes the job with it."""
+        job.waiters.remove(waiter)
+        if not waiter.future.done():
+            waiter.future.set_exception(Cancelled())
+            waiter.future.exception()  # nobody may be left to read it, which isn't worth a warning
+        if not job.waiters:
+            job.cancel.set()
+            self._open.pop(job.key, None)
+            with self._ready, contextlib.suppress(ValueError):
+                self._queue.remove(job)
+        progress = job.progress
+        self._publish(JobEvent(waiter.name, "cancelled", progress.done, progress.total, progress.message))
+
+    def _publish(self, event: JobEvent) -> None:
+        for subscription in self._subscriptions:
+            subscription.push(event)
+
+    def _update(self, job: _Job, progress: Progress) -> None:
+        job.state, job.progress = "running", progress
+        for waiter in job.waiters:
+            self._publish(job.event(waiter.name))
+
+    def _finish(self, job: _Job, result: Any, error: Exception | None) -> None:
+        if self._open.get(job.key) is job:
+            del self._open[job.key]
+        job.state = "done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"
+        for waiter in job.waiters:
+            self._publish(job.event(waiter.name))
+            if waiter.future.done():
+                continue
+            if error is None:
+                waiter.future.set_result(result)
+            else:
+                waiter.future.set_exception(error)
+        job.waiters.clear()
+
+    # Below here: the worker thread.
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._stopping or self._queue)
+                if self._stopping:
+                    return
+                job = self._queue.popleft()
+            self._tell(self._update, job, job.progress)
+            result: Any = None
+            error: Exception | None = None
+            try:
+                with watch(lambda progress, job=job: self._tell(self._update, job, progress), job.cancel):  # type: ignore[misc]
+                    result = job.work()
+            except Exception as problem:
+                error = problem
+            except BaseException as problem:
+                # Someone's network may call sys.exit(); that must end neither the worker nor the event loop.
+                error = RuntimeError(type(problem).__name__)
+                error.__cause__ = problem
+            self._tell(self._finish, job, result, error)
+
+    def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
+        assert self._loop is not None  # noqa: S101 - start() sets it before the thread exists
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to hear
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+
+__all__ = ["Busy", "JobEvent", "Jobs", "State", "Subscription"]

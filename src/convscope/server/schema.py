@@ -1,0 +1,204 @@
+"""What the HTTP interface says, as types: the source of web/openapi.json and of the page's TypeScript types."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Model(BaseModel):
+    # Anything a client sends beyond the declared fields is a mistake worth hearing of.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ErrorBody(_Model):
+    """What went wrong, where, the next step; ``kind`` is the exception's name in snake_case."""
+
+    what: str
+    where: str
+    next_step: str
+    kind: str
+
+
+class ErrorAnswer(_Model):
+    """The body of every 4xx and 5xx answer."""
+
+    error: ErrorBody
+
+
+class Preprocessing(_Model):
+    """From pixels to the network's input: resize, center crop, pixels / 255 * scale, minus mean, divided by std."""
+
+    image_size: tuple[int, int]
+    channels: int
+    mean: list[float]
+    std: list[float]
+    scale: float
+    resize: int | None
+    interpolation: str
+
+
+class Network(_Model):
+    """The network this server has open; ``image_size`` is (rows, columns)."""
+
+    name: str
+    source: str
+    fingerprint: str
+    parameters: int
+    image_size: tuple[int, int]
+    channels: int
+    classes: int
+    class_names: list[str]
+    outputs: list[str]
+    output: str
+    preprocessing: Preprocessing
+
+
+class Skipped(_Model):
+    """A file that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+class ImageSource(_Model):
+    """Where the images came from and how many there are."""
+
+    source: str
+    count: int
+    skipped: list[Skipped]
+
+
+class Parameter(_Model):
+    """One parameter of a method. ``type`` is bool, int, float or str."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    choices: list[Any]
+    minimum: float | None
+    maximum: float | None
+
+
+class Method(_Model):
+    """One way of looking at a network, with what its panel says about it."""
+
+    name: str
+    title: str
+    summary: str
+    papers: list[str]
+    target: Literal["unit", "layer", "network"]
+    needs: list[Literal["images", "labels"]]
+    formula: str
+    caveat: str
+    parameters: list[Parameter]
+
+
+class Session(_Model):
+    """Everything a page needs before its first picture. ``unavailable``: methods that couldn't be imported."""
+
+    version: str
+    network: Network
+    images: ImageSource
+    methods: list[Method]
+    unavailable: list[Skipped]
+
+
+class Extent(_Model):
+    """Along one axis: position i sees pixels ``offset + stride * i`` to ``offset + stride * i + size - 1``."""
+
+    size: int
+    stride: float | None
+    offset: float | None
+
+
+class ReceptiveField(_Model):
+    """What part of the prepared image a layer's units can see; ``reason`` says why it isn't exact."""
+
+    rows: Extent | None
+    columns: Extent | None
+    exact: bool
+    reason: str
+
+
+class Layer(_Model):
+    """One call of the forward pass. ``shape`` is [unit, row, column]; ``depth`` counts the modules around it."""
+
+    index: int
+    address: str
+    path: str
+    call: int
+    kind: str
+    label: str
+    operation: Literal["module", "block", "function"]
+    depth: int
+    shape: tuple[int, int, int]
+    axes: list[Literal["image", "channel", "row", "column"]]
+    parameters: int
+    inputs: list[str]
+    receptive_field: ReceptiveField
+    opaque: str
+    warnings: list[str]
+    has_kernel: bool
+    kernel_size: tuple[int, int] | None
+    details: dict[str, Any]
+
+
+class Layers(_Model):
+    """The layer table, in call order."""
+
+    layers: list[Layer]
+
+
+class Image(_Model):
+    """One image of the set; its id never changes. ``width`` and ``height`` are the original's pixels."""
+
+    id: int
+    name: str
+    width: int
+    height: int
+    label: int | None
+    label_name: str | None
+
+
+class Images(_Model):
+    """The image set."""
+
+    images: list[Image]
+    skipped: list[Skipped]
+
+
+class AddedImage(_Model):
+    """The image that was added, or the one that had the same bytes already."""
+
+    image: Image
+
+
+class Rectangle(_Model):
+    """First row and column, and how many of each, in prepared pixels."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+
+
+class ReceptiveFieldBox(Rectangle):
+    """What one neuron sees, clipped to the image; ``unclipped`` as if the image went on beyond its border."""
+
+    unclipped: Rectangle
+    exact: bool
+    reason: str
+
+
+class JobEvent(_Model):
+    """The data of every ``job`` event of /api/events."""
+
+    id: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    done: int
+    total: int
+    message: str
+    seconds_left: float | None

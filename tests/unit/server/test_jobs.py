@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from convscope.errors import Cancelled, Refused
+from convscope.progress import report
+from convscope.server.jobs import SUBSCRIBER_LIMIT, Busy, Jobs, Subscription
+
+
+@asynccontextmanager
+async def running(limit=32):
+    jobs = Jobs(limit)
+    jobs.start()
+    try:
+        yield jobs
+    finally:
+        await jobs.close()
+
+
+def until(event):
+    """Work that reports often, and ends when ``event`` is set."""
+
+    def work():
+        step = 0
+        while not event.wait(0.005):
+            step += 1
+            report(step, 1000, "working")
+        return "finished"
+
+    return work
+
+
+async def settle(condition):
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+def test_one_thread_does_all_the_work_in_order():
+    async def scenario():
+        order, threads = [], set()
+
+        def work(number):
+            order.append(number)
+            threads.add(threading.get_ident())
+            return number
+
+        async with running() as jobs:
+            answers = await asyncio.gather(*(jobs.run(f"k{n}", lambda n=n: work(n), f"j{n}") for n in range(8)))
+        assert answers == order == list(range(8))
+        assert len(threads) == 1
+        assert threading.get_ident() not in threads
+
+    asyncio.run(scenario())
+
+
+def test_equal_requests_share_one_job():
+    async def scenario():
+        calls, go = [], threading.Event()
+
+        def work():
+            calls.append(1)
+            assert go.wait(5)
+            return object()
+
+        async with running() as jobs:
+            tasks = [asyncio.create_task(jobs.run("same", work, f"j{n}")) for n in range(5)]
+            await settle(lambda: calls)
+            go.set()
+            answers = await asyncio.gather(*tasks)
+            assert len({id(each) for each in answers}) == len(calls) == 1
+            await jobs.run("same", lambda: calls.append(2), "later")
+        assert calls == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_errors_reach_everyone_who_waits_and_the_worker_lives_on():
+    async def scenario():
+        def broken():
+            raise Refused("no")
+
+        def exits():
+            raise SystemExit(3)
+
+        async with running() as jobs:
+            errors = await asyncio.gather(*(jobs.run("k", broken, n) for n in "ab"), return_exceptions=True)
+            assert all(isinstance(each, Refused) for each in errors)
+            with pytest.raises(RuntimeError, match="SystemExit"):
+                await jobs.run("k", exits, "a")
+            assert await jobs.run("k", lambda: 1, "a") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_full_line_is_said_to_be_full():
+    async def scenario():
+        go = threading.Event()
+        async with running(limit=2) as jobs:
+            tasks = [asyncio.create_task(jobs.run(f"k{n}", until(go), f"j{n}")) for n in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                await jobs.run("k2", lambda: 0, "j2")
+            joined = asyncio.create_task(jobs.run("k1", until(go), "again"))  # no new job, so it fits
+            await asyncio.sleep(0)
+            go.set()
+            assert await asyncio.gather(*tasks, joined) == ["finished"] * 3
+
+    asyncio.run(scenario())
+
+
+def test_a_running_job_is_cancelled_within_a_second():
+    async def scenario():
+        async with running() as jobs:
+            task = asyncio.create_task(jobs.run("k", until(threading.Event()), "mine"))
+            await asyncio.sleep(0.05)
+            started = time.monotonic()
+            assert jobs.cancel("mine")
+            with pytest.raises(Cancelled):
+                await task
+            assert await jobs.run("next", lambda: "free", "other") == "free"
+            assert time.monotonic() - started < 1
+            assert not jobs.cancel("mine")
+
+    asyncio.run(scenario())
+
+
+def test_a_queued_job_is_removed_at_once():
+    async def scenario():
+        go, ran = threading.Event(), []
+        async with running() as jobs:
+            first = asyncio.create_task(jobs.run("first", until(go), "first"))
+            second = asyncio.create_task(jobs.run("second", lambda: ran.append(1), "second"))
+            await asyncio.sleep(0.02)
+            jobs.cancel("second")
+            with pytest.raises(Cancelled):
+                await second
+            go.set()
+            await first
+            await jobs.run("third", lambda: 0, "third")
+        assert ran == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["by name", "by leaving"])
+def test_a_job_goes_on_while_somebody_waits_for_it(how):
+    async def scenario():
+        go = threading.Event()
+        async with running() as jobs:
+            leaving = asyncio.create_task(jobs.run("k", until(go), "leaving"))
+            staying = asyncio.create_task(jobs.run("k", until(go), "staying"))
+            await asyncio.sleep(0.02)
+            if how == "by name":
+                jobs.cancel("leaving")
+            else:
+                leaving.cancel()
+            with pytest.raises((Cancelled, asyncio.CancelledError)):
+                await leaving
+            go.set()
+            assert await staying == "finished"
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_leaves_takes_its_job_along():
+    async def scenario():
+        ended = threading.Event()
+
+        def work():
+            try:
+                until(threading.Event())()
+            finally:
+                ended.set()
+
+        async with running() as jobs:
+            task = asyncio.create_task(jobs.run("k", work, "mine"))
+            await asyncio.sleep(0.02)
+            task.cancel()
+            assert await asyncio.to_thread(ended.wait, 1)
+            # A new request doesn't join the dying job.
+            assert await jobs.run("k", lambda: "new", "mine") == "new"
+
+    asyncio.run(scenario())
+
+
+def test_subscribers_hear_of_progress_and_of_the_end():
+    async def scenario():
+        go = threading.Event()
+        async with running() as jobs:
+            with jobs.subscribe() as early:
+                task = asyncio.create_task(jobs.run("k", until(go), "mine"))
+                seen = []
+                while not any(event.done for event in seen):
+                    seen += await early.take(1)
+                with jobs.subscribe() as late:  # hears at once of what is under way
+                    assert (await late.take(1))[0].state == "running"
+                go.set()
+                await task
+                seen += await early.take(1)
+            assert seen[-1].state == "done"
+            assert {event.id for event in seen} == {"mine"}
+            moving = next(event for event in seen if event.done)
+            assert moving.total == 1000
+            assert moving.message == "working"
+            assert moving.seconds_left > 0
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_subscriber_misses_steps_but_never_the_latest_state():
+    async def scenario():
+        async with running() as jobs:
+            with jobs.subscribe() as subscription:
+                await jobs.run("k", lambda: [report(n, 500, "") for n in range(500)], "mine")
+                events = await subscription.take(1)
+            assert [event.state for event in events] == ["done"]
+            assert events[0].done == 499
+
+    asyncio.run(scenario())
+
+
+def test_subscriptions_are_bounded():
+    async def scenario():
+        from convscope.server.jobs import JobEvent
+
+        subscription = Subscription(limit=3)
+        for number in range(10):
+            subscription.push(JobEvent(str(number), "done"))
+        assert [event.id for event in await subscription.take(0.1)] == ["7", "8", "9"]
+        assert await subscription.take(0.01) == []
+        async with running() as jobs:
+            entered = [jobs.subscribe() for _ in range(SUBSCRIBER_LIMIT)]
+            for each in entered:
+                each.__enter__()
+            with pytest.raises(Busy), jobs.subscribe():
+                pass
+            for each in entered:
+                each.__exit__(None, None, None)
+            jobs.make_room()
+
+    asyncio.run(scenario())
+
+
+def test_closing_ends_streams_cancels_jobs_and_takes_no_more():
+    async def scenario():
+        jobs = Jobs()
+        jobs.start()
+        with jobs.subscribe() as subscription:
+            running_job = asyncio.create_task(jobs.run("a", until(threading.Event()), "a"))
+            queued_job = asyncio.create_task(jobs.run("b", lambda: 0, "b"))
+            await asyncio.sleep(0.02)
+            started = time.monotonic()
+            await jobs.close()
+            for task in (running_job, queued_job):
+                with pytest.raises(Cancelled):
+                    await task
+            assert {event.state for event in await subscription.take(1)} == {"cancelled"}
+            assert await subscription.take(1) is None
+            with pytest.raises(Cancelled):
+                await jobs.run("c", lambda: 0, "c")
+            assert time.monotonic() - started < 1
+        assert not any(thread.name == "convscope-model" for thread in threading.enumerate())
+
+    asyncio.run(scenario())
