@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float  # noqa: TC002 - shapes are checked in tests
+from jaxtyping import Float
 
 from convscope.errors import BadImage, ConvscopeError
-from convscope.view import Array  # noqa: TC001 - shapes are checked in tests
+from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # torch's own names; its antialiased uint8 kernels give Pillow's values, so results agree with the zoos' transforms.
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest-exact")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 _WIDEST = 8  # sides of a picture differ by this factor at most; a longer one loses its ends before it is resized
 
 
@@ -69,7 +69,7 @@ class Preprocessing:
             "std": _per_channel("std", 1.0 if std is None else std, channels),
             "scale": float(scale),
             "resize": None if resize is None else int(resize),
-            "interpolation": "nearest-exact" if interpolation == "nearest" else interpolation,
+            "interpolation": interpolation,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -163,8 +163,9 @@ class Preprocessing:
         picture = picture[:, :, above : above + height, before : before + width]
         rows, columns, top, left = self._geometry(height, width)
         if (rows, columns) != (height, width):
-            smooth = self.interpolation != "nearest-exact"
-            picture = F.interpolate(picture, size=(rows, columns), mode=self.interpolation, antialias=smooth)
+            smooth = self.interpolation != "nearest"
+            mode = self.interpolation if smooth else "nearest-exact"  # torch's "nearest" is off by half a pixel
+            picture = F.interpolate(picture, size=(rows, columns), mode=mode, antialias=smooth)
         return picture[:, :, top : top + self.image_size[0], left : left + self.image_size[1]]
 
     def _with_channels(self, pixels: Array) -> Array:
