@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -311,7 +311,8 @@ class _Recorder:
         call = Call(self.order, address, path, index, kind, operation, len(self.stack), module, arguments, options)
         self.order += 1
         if self.trace._observer is not None:
-            self.trace._observer.begin(call)
+            with _unseen():
+                self.trace._observer.begin(call)
         return call
 
     def _before(self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -327,7 +328,8 @@ class _Recorder:
         if tensor is None:
             return
         if self.trace._observer is not None:
-            self.trace._observer.end(call, tensor)
+            with _unseen():
+                self.trace._observer.end(call, tensor)
         if call.address in self.waiting:
             self.trace._kept[call.address] = self._keep(call.address, tensor)
             self.waiting.discard(call.address)
@@ -390,7 +392,8 @@ class _Recorder:
 
     def _kernel(self, call: Call, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         if self.trace._observer is not None:
-            self.trace._observer.kernel(call, name, arguments, options)
+            with _unseen():
+                self.trace._observer.kernel(call, name, arguments, options)
         if self.trace._with_inputs and call.address in self.trace.layers:
             image = arguments[0] if arguments else options["input"]
             self.trace._inputs[call.address] = self._keep(call.address, image)
@@ -462,6 +465,12 @@ class _FunctionMode(TorchFunctionMode):
         return self.recorder.function(func, args, kwargs or {})
 
 
+def _unseen() -> AbstractContextManager[None]:
+    """An observer computes with tensors too; its operations are not calls of the network and must not be counted."""
+    context: AbstractContextManager[None] = torch._C.DisableTorchFunction()
+    return context
+
+
 class _ElementaryMode(TorchDispatchMode):
     """Sees the elementary operations that functions are made of; only an observer asks for them."""
 
@@ -474,7 +483,8 @@ class _ElementaryMode(TorchDispatchMode):
     ) -> Any:
         options = kwargs or {}
         output = func(*args, **options)
-        self.observer.elementary(func, args, options, output)
+        with _unseen():
+            self.observer.elementary(func, args, options, output)
         return output
 
 
