@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from convscope.errors import ConvscopeError
+from convscope.errors import Refused
 from convscope.methods.backward import Step, backward
 from convscope.methods.base import Method, Target, parameter
 from convscope.methods.kernels import Arrangement, kernel_gradient, norms, sharing_calls, take, unit_chunks
@@ -73,7 +73,7 @@ class WeightGradients(Method):
         chosen = ChosenKernels.of(network, target, self.slices)
         assert target.layer is not None  # noqa: S101 - ChosenKernels refuses it
         if self.per_image and target.channel is None:
-            raise ConvscopeError(
+            raise Refused(
                 "per_image keeps the gradients of one unit", next_step=f"add a channel, like {target.layer.address}:0"
             )
         objective = Objective.parse(self.objective).bind(network, batch)
