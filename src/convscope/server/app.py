@@ -18,7 +18,6 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 
 from convscope._version import __version__
 from convscope.errors import BadImage, Cancelled, ConvscopeError
-from convscope.network.unit import Unit
 from convscope.server import answers, schema
 from convscope.server.bundle import MISSING, Bundle
 from convscope.server.guard import Guard, allowed_hosts
@@ -207,7 +206,7 @@ async def get_prepared(request: Request, number: ImageId) -> Response:
 async def get_receptive_field(request: Request, unit: Annotated[str, Query(max_length=300)]) -> Response:
     """What one neuron sees of the prepared image."""
     network = (await _session(request).opened()).network
-    box = await asyncio.to_thread(network.receptive_field, Unit.parse(unit))
+    box = await asyncio.to_thread(network.receptive_field, unit)
     return _typed(answers.box_answer(box))
 
 

@@ -68,7 +68,7 @@ def allowed_hosts(port: int, names: Iterable[str] = ()) -> frozenset[str]:
 
     A name allowed without a port counts with ours and with none (behind a proxy).
 
-    >>> sorted(allowed_hosts(8000, ["lab.example"]))[3:]
+    >>> sorted(allowed_hosts(8000, ["lab.example"]))[2:]
     ['lab.example', 'lab.example:8000', 'localhost:8000']
     """
     hosts = {f"{name}:{port}" for name in LOOPBACK_NAMES}
@@ -86,7 +86,7 @@ def allowed_hosts(port: int, names: Iterable[str] = ()) -> frozenset[str]:
     return frozenset(hosts)
 
 
-class _Denied(Exception):  # noqa: N818 - an answer, not an error
+class _Denied(Exception):
     def __init__(self, status: int, what: str, next_step: str = "") -> None:
         self.status = status
         self.what = what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 128
 GRACE_SECONDS = 3
+FAREWELL_SECONDS = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -34,6 +36,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._listening()
+            self._session.when_failed(self._give_up)
+
+    def _give_up(self) -> None:
+        # A network that can't be opened won't be later. The pages that wait hear the reason first.
+        asyncio.get_running_loop().call_later(FAREWELL_SECONDS, setattr, self, "should_exit", True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._session.jobs.stop()
@@ -86,7 +93,10 @@ def serve(
     token: str | None = None,
     bundle: Bundle | None = None,
 ) -> None:
-    """Answer on ``listener`` until told to stop; ``announce`` gets the URL once a browser may follow it."""
+    """Answer on ``listener`` until told to stop; ``announce`` gets the URL once a browser may follow it.
+
+    Raises what opening the network raised, after telling it to the pages that wait.
+    """
     address, port = listener.getsockname()[:2]
     secret = token or new_token()
     app = guarded_app(session, token=secret, port=port, names=names, bundle=bundle)
@@ -108,6 +118,7 @@ def serve(
     if not ipaddress.ip_address(address).is_loopback:
         shown = names[0].partition(":")[0]
     _Server(config, session, lambda: announce(f"http://{shown}:{port}/?token={secret}")).run([listener])
+    session.raise_failure()
 
 
 __all__ = ["bind", "check_host", "serve"]

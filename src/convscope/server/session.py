@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from convscope.errors import ConvscopeError, UnknownName
+from convscope.errors import Cancelled, ConvscopeError, UnknownName
 from convscope.methods.base import describe, method_class, method_names
 from convscope.progress import report
 
@@ -119,6 +119,24 @@ class Session:
         if self._opening is None:
             raise RuntimeError("the session was never started")
         return await asyncio.shield(self._opening)
+
+    def when_failed(self, callback: Callable[[], None]) -> None:
+        """Call back if the network can't be opened."""
+        if self._opening is not None:
+            self._opening.add_done_callback(lambda _: callback() if self.failure() else None)
+
+    def failure(self) -> BaseException | None:
+        """Why the network couldn't be opened; None while it is being opened, when it is open, or when cancelled."""
+        task = self._opening
+        if task is None or not task.done() or task.cancelled() or isinstance(task.exception(), Cancelled):
+            return None
+        return task.exception()
+
+    def raise_failure(self) -> None:
+        """Raise :meth:`failure`, if there is one."""
+        failure = self.failure()
+        if failure is not None:
+            raise failure
 
     def _open(self) -> Opened:
         report(0, 1, "opening the network")

@@ -1,0 +1,235 @@
+"""``convscope view METHOD MODEL [TARGET]``: one View, printed or written. Method parameters become options."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convscope.cli.help import HelpfulCommand, HelpfulGroup, terminal, working
+from convscope.cli.source import debug_option, image_option, model_options, take_source
+from convscope.errors import ConvscopeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convscope.images import ImageSet
+    from convscope.methods.base import Method, Parameter
+    from convscope.network.network import Network
+    from convscope.view import View
+
+SUFFIXES = (".png", ".svg", ".html", ".npz", ".safetensors")
+METHODS = "convscope.methods"
+
+
+class _MethodGroup(HelpfulGroup):
+    """One command per registered method, made from its parameters when it is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The registered names; nothing is imported."""
+        del context
+        return sorted({entry.name for entry in entry_points(group=METHODS)})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of one method."""
+        return _command(name) if name in self.list_commands(context) else None
+
+    def rows(self, context: click.Context) -> list[tuple[str, str]]:
+        """Names only: a line about each would import torch for a help page."""
+        return [(name, f"see convscope view {name} --help") for name in self.list_commands(context)]
+
+
+@click.group(
+    cls=_MethodGroup,
+    subcommand_metavar="METHOD MODEL [TARGET] [OPTIONS]",
+    examples=(
+        ("convscope view weights demo stem.convolution -o kernels.png", "the first layer's kernels"),
+        (
+            "convscope view weight_gradients demo stem.convolution --images photos/ --objective loss:predicted",
+            "their gradient",
+        ),
+        ("convscope view activations torchvision:resnet18 layer1.0.conv1:3 --images cat.jpg --json", "one unit's map"),
+    ),
+)
+@debug_option
+def view() -> None:
+    """Compute one view of a layer, a unit or the network: print what is in it, or write it to a file."""
+
+
+def _command(name: str) -> click.Command:
+    from convscope.methods.base import method_class
+
+    method = method_class(name)
+    arguments: list[click.Parameter] = [click.Argument(["model"])]
+    if method.target != "network":
+        arguments.append(click.Argument(["target"], required=False, default=""))
+
+    def callback(**given: Any) -> None:
+        _run(method, given)
+
+    for option in reversed(_OWN_OPTIONS):
+        callback = option(callback)
+    command = click.command(
+        name,
+        cls=HelpfulCommand,
+        help=_help(method),
+        short_help=method.title,
+        examples=((f"convscope view {name} demo{_example_target(method)}{_example_images(method)}", method.title),),
+    )(callback)
+    command.params[:0] = [*arguments, *(_option(each) for each in method.parameters())]
+    return command
+
+
+_OWN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    image_option,
+    click.option("--pick", metavar="IDS", help="which of the images, by id: 0,3,5-8  [default: all]"),
+    click.option("-o", "--output", metavar="FILE", help=f"write {', '.join(SUFFIXES)}"),
+    click.option("--json", "as_json", is_flag=True, help="what is in the view, as JSON"),
+    click.option("--study", metavar="FOLDER", help="keep the view in this study, and take it from there"),
+    model_options,
+    debug_option,
+)
+
+
+_TAKEN = {"model", "target", "weights", "trust", "image_size", "mean", "std", "scale", "class_names", "device"}
+_TAKEN |= {"images", "debug", "output", "pick", "study", "as_json", "json", "help"}
+
+
+def _safe(name: str) -> str:
+    """A parameter's name among the command's own; one that is taken gets the word method before it."""
+    return f"method_{name}" if name in _TAKEN else name
+
+
+def _option(each: Parameter) -> click.Option:
+    """A method's parameter as an option; the method itself checks and converts the value."""
+    flag = "--" + _safe(each.name).replace("_", "-")
+    limits = [
+        f"{word} {value:g}"
+        for word, value in (("at least", each.minimum), ("at most", each.maximum))
+        if value is not None
+    ]
+    help_text = each.help + (f" ({', '.join(limits)})" if limits else "")
+    if each.type is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}"], default=each.default, help=help_text, show_default=True)
+    if each.choices:
+        choices = click.Choice([str(choice) for choice in each.choices])
+        return click.Option([flag], type=choices, default=str(each.default), help=help_text, show_default=True)
+    kind = each.type if each.type in (int, float, str) else str
+    return click.Option([flag], type=kind, default=each.default, help=help_text, show_default=each.default != "")
+
+
+def _help(method: type[Method]) -> str:
+    parts = [(method.__doc__ or method.title).strip().split("\n\n")[0]]
+    if method.formula:
+        parts.append(f"Formula: {method.formula}")
+    if method.caveat:
+        parts.append(f"Mind: {method.caveat}")
+    return "\n\n".join(parts)
+
+
+def _example_target(method: type[Method]) -> str:
+    return {"network": "", "layer": " stem.convolution", "unit": " stem.convolution:3"}[method.target]
+
+
+def _example_images(method: type[Method]) -> str:
+    return " --images demo" if "images" in method.needs else ""
+
+
+def _run(method: type[Method], given: dict[str, Any]) -> None:
+    output, as_json, study = given.pop("output"), given.pop("as_json"), given.pop("study")
+    pick, target = given.pop("pick"), given.pop("target", "")
+    parameters = {each.name: given.pop(_safe(each.name)) for each in method.parameters()}
+    if output is not None:
+        _check_output(output)
+    asked = method.make(parameters)
+    source = take_source(given.pop("model"), given, given.pop("images"))
+    with working(f"opening {source.model}"):
+        network = source.network()
+        images = _picked(source.image_set(), pick) if source.images else None
+    with working(method.title.lower()):
+        found = _from_study(asked, network, target, images, study) if study else asked.run(network, target, images)
+    if output is not None:
+        found.save(output)
+        click.echo(f"wrote {output}", err=True)
+    if as_json:
+        click.echo(json.dumps(_summary(found), indent=2, ensure_ascii=False))
+    elif output is None:
+        _show(found)
+
+
+def _check_output(output: str) -> None:
+    """Before any computing: an hour's work must not end at a typing error."""
+    path = Path(output)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConvscopeError(
+            f"can't write {path.suffix or 'a file without suffix'}", next_step=f"end it in {', '.join(SUFFIXES)}"
+        )
+    if not path.resolve().parent.is_dir():
+        raise ConvscopeError("the folder doesn't exist", where=str(path.parent), next_step="make it first")
+
+
+def _picked(images: ImageSet, pick: str | None) -> ImageSet | list[Any]:
+    """The images with these ids; all without any."""
+    if pick is None:
+        return images
+    chosen: list[Any] = []
+    for part in pick.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise ConvscopeError(f"{pick[:80]!r} isn't a list of image ids", next_step="write --pick 0,3,5-8")
+        if int(last or first) >= len(images):
+            raise ConvscopeError(f"there is no image {last or first}", next_step=f"the ids are 0 to {len(images) - 1}")
+        chosen += [images[number] for number in range(int(first), int(last or first) + 1)]
+    return chosen
+
+
+def _from_study(method: Method, network: Network, target: str, images: Any, study: str) -> View:
+    from convscope.store import Store
+    from convscope.view import View
+
+    batch = network.batch(images) if images is not None else None
+    with Store.open(study) as store:
+        blob = store.get(method.recipe(network, target, batch))
+        if blob is not None:
+            return View.from_bytes(blob)
+        found = method.run(network, target, batch)
+        store.put(found)
+    return found
+
+
+def _summary(found: View) -> dict[str, Any]:
+    arrays = {
+        name: {"axes": list(found.axes[name]), "shape": list(array.shape), "dtype": str(array.dtype)}
+        for name, array in found.arrays.items()
+    }
+    recipe = found.recipe.to_json() if found.recipe else None
+    key = found.recipe.key if found.recipe else None
+    return {"kind": found.kind, "key": key, "arrays": arrays, "meta": dict(found.meta), "recipe": recipe}
+
+
+def _show(found: View) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = terminal()
+    console.print(Text(str(found.meta["caption"])))
+    for warning in found.meta["warnings"]:
+        console.print(Text(f"mind: {warning}", style="yellow"))
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("array", "axes", "minimum", "maximum", "not finite"):
+        table.add_column(heading, justify="left" if heading in ("array", "axes") else "right", overflow="fold")
+    for name, array in found.arrays.items():
+        axes = ", ".join(f"{axis} {size}" for axis, size in zip(found.axes[name], array.shape, strict=True))
+        bounds = found.meta["ranges"].get(name, {})
+        ends = [bounds.get("minimum"), bounds.get("maximum")]
+        lost = sum(bounds.get(kind, 0) for kind in ("nan", "positive_infinity", "negative_infinity"))
+        numbers = ["" if end is None else f"{end:.3g}" for end in ends]
+        table.add_row(*(Text(cell) for cell in (name, axes, *numbers, f"{lost:,}" if lost else "")))
+    console.print()
+    console.print(table)
+
+
+__all__ = ["view"]
