@@ -67,6 +67,11 @@ web/node_modules/.installed: web/package.json web/package-lock.json $(NODE_READY
 	cd web && $(WITH_NODE) npm ci --no-audit --no-fund
 	@touch $@
 
+# ConvNetJS, which the oracle tests compare with.
+tests/oracles/node_modules/.installed: tests/oracles/package.json tests/oracles/package-lock.json $(NODE_READY)
+	cd tests/oracles && $(WITH_NODE) npm ci --no-audit --no-fund
+	@touch $@
+
 $(STATIC): web/node_modules/.installed $(WEB_SOURCES)
 	cd web && $(WITH_NODE) npm run --silent build
 	@touch $@
@@ -87,7 +92,7 @@ static-checks: $(VENV)/.test-installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-python-tests: $(VENV)/.test-installed $(STATIC)
+python-tests: $(VENV)/.test-installed $(STATIC) tests/oracles/node_modules/.installed
 	$(PYTEST) -q -n 2 -m "not conformance_all" tests src
 
 page-checks: web/node_modules/.installed
@@ -112,4 +117,4 @@ bench: $(VENV)/.test-installed $(STATIC)
 	done; exit $$failed
 
 clean:
-	rm -rf $(VENV) web/node_modules src/convscope/server/static
+	rm -rf $(VENV) web/node_modules tests/oracles/node_modules src/convscope/server/static
