@@ -38,8 +38,8 @@ class Parameter:
     default: Any
     help: str
     choices: tuple[Any, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float | int | None = None  # both spelled out: the tests check types at run time
+    maximum: float | int | None = None
 
     def check(self, method: str, value: Any) -> Any:
         """The value, converted from text where needed; raises with the allowed values when it doesn't fit."""
