@@ -153,19 +153,24 @@ class Trace:
         self._kept: dict[str, _Kept] = {}
         self._inputs: dict[str, _Kept] = {}
         self._image: Tensor | None = None
-        self._open = False
+        self._block: ExitStack | None = None
 
     # ---- the block ---------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Trace:
-        self._open = True
+        # Torch's modes hold for the whole block: the scalar whose gradient is asked for is made by the caller.
+        self._block = ExitStack()
+        self._block.enter_context(torch.inference_mode(False))
+        self._block.enter_context(torch.set_grad_enabled(self._with_gradients))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         # Values stay readable after the block; the graph that gradients need does not stay alive with them.
-        self._open = False
+        if self._block is not None:
+            self._block.close()
+        self._block = None
         for kept in (*self._kept.values(), *self._inputs.values()):
             kept.value, kept.source, kept.edge = kept.value.detach(), kept.value.detach(), None
         self._image = None
@@ -175,7 +180,7 @@ class Trace:
 
         ``stop`` ends the pass after the last layer asked for; by default it does so unless gradients are wanted.
         """
-        if not self._open:
+        if self._block is None:
             raise ConvscopeError(
                 "a Trace runs inside its with block", next_step="write `with network.trace(…) as trace:`"
             )
@@ -200,7 +205,7 @@ class Trace:
 
         The address "input" stands for the images.
         """
-        if not self._open:
+        if self._block is None:
             raise ConvscopeError("gradients are gone once the block has ended", next_step="ask inside the with block")
         if not scalar.requires_grad:
             return {name: torch.zeros_like(self._value(name)) for name in layers}
@@ -210,7 +215,7 @@ class Trace:
             places.append(self._image if kept is None else kept.edge or kept.value)
         constant = [isinstance(place, Tensor) and not place.requires_grad for place in places]
         wanted = [place for place, fixed in zip(places, constant, strict=True) if not fixed]
-        found = iter(torch.autograd.grad(scalar, wanted, allow_unused=True, retain_graph=True) if wanted else ())
+        found = iter(_gradients(scalar, wanted))
         result: dict[str, Tensor] = {}
         for name, fixed in zip(layers, constant, strict=True):
             gradient = None if fixed else next(found)
@@ -224,9 +229,7 @@ class Trace:
         self._inputs.clear()
         recorder = _Recorder(self, stop=stop, clone_all=clone_all)
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
             stack.callback(_restore_state(self.module))
-            stack.enter_context(torch.set_grad_enabled(self._with_gradients))
             image = images.clone() if images.is_inference() else images
             # A detached alias asks for the gradient, so that the caller's tensor never does.
             self._image = image.detach().requires_grad_(True) if self._with_gradients else image
@@ -256,6 +259,20 @@ class Trace:
                 f"{address!r} wasn't recorded", next_step=f"this trace holds {', '.join(kept) or 'nothing'}"
             )
         return kept[address]
+
+
+def _gradients(scalar: Tensor, places: list[Any]) -> tuple[Tensor | None, ...]:
+    if not places:
+        return ()
+    try:
+        return torch.autograd.grad(scalar, places, allow_unused=True, retain_graph=True)
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise Refused(
+            "an in-place operation of this network destroys a value that its own gradient needs, so it can't be trained",
+            next_step="replace the in-place operation (such as += after relu_) in the network's code",
+        ) from error
 
 
 class _Recorder:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from convscope.errors import BadImage, ConvscopeError, Refused, UnknownName, suggest
 from convscope.network.batch import Batch, Picture
+from convscope.network.empirical import measure_box
 from convscope.network.index import LayerTable, build_layer_table
 from convscope.network.outputs import find_output, output_names, scores_of
 from convscope.network.preprocessing import Preprocessing
@@ -150,11 +151,13 @@ class Network:
     def _table(self) -> LayerTable:
         with self._lock:
             if self._table_made is None:
-                generator = torch.Generator().manual_seed(0)
-                size = (1, self.channels, *self.image_size)
-                noise = torch.rand(size, generator=generator).to(self.device, self.dtype)
-                self._table_made = build_layer_table(self.module, noise)
+                self._table_made = build_layer_table(self.module, self._noise())
             return self._table_made
+
+    def _noise(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand((1, self.channels, *self.image_size), generator=generator)
+        return noise.to(self.device, self.dtype)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -270,7 +273,10 @@ class Network:
         return made
 
     def receptive_field(self, unit: Unit | str) -> Box:
-        """The rectangle of the prepared image that one neuron sees; the center neuron if no position is given."""
+        """The rectangle of the prepared image that one neuron sees; the center neuron if no position is given.
+
+        Exact wherever every operation before it is followed; otherwise measured, with the reason.
+        """
         name, channel, position = split_address(str(unit))
         layer = self.layer(name)
         layer.check_unit(channel or 0, position)
@@ -278,7 +284,11 @@ class Network:
             raise Refused(f"{name} has no receptive field: {layer.opaque}", next_step="choose another layer")
         parts, reason = self._table.footprints[name]
         row, column = position if position is not None else (layer.rows // 2, layer.columns // 2)
-        return box_of(parts, reason, (channel or 0, row, column), self.image_size)
+        neuron = (channel or 0, row, column)
+        if not reason:
+            return box_of(parts, neuron, self.image_size)
+        measured = measure_box(self.module, self._noise(), layer, neuron)
+        return replace(measured, reason=f"{reason}; {measured.reason}")
 
 
 def _visible(module: nn.Module) -> nn.Module:

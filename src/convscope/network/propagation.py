@@ -571,8 +571,8 @@ def _padded(
 _MOVES = (
     "view _unsafe_view reshape _reshape_alias permute transpose t expand slice select split split_with_sizes chunk "
     "unbind squeeze unsqueeze cat stack clone contiguous roll flip alias detach repeat reflection_pad2d "
-    "replication_pad2d upsample_nearest2d _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle channel_shuffle index index_select "
-    "_to_copy unfold diagonal movedim lift_fresh"
+    "replication_pad2d upsample_nearest2d _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle channel_shuffle "
+    "index index_select _to_copy unfold diagonal movedim lift_fresh"
 ).split()
 _REDUCTIONS = "mean sum amax amin var std prod max min any all logsumexp norm linalg_vector_norm var_mean".split()
 

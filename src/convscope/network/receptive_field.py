@@ -30,8 +30,8 @@ class ReceptiveField:
     """What part of the image a layer's units can see, as if the image went on beyond its border.
 
     ``exact`` is False where an operation isn't followed; ``reason`` says which, and the extents are then an upper bound
-    (or, with ``empirical``, what a measurement found). Where units differ, as after a concatenation, the extents are
-    those of the unit that sees most and ``uniform`` is False.
+    (``Network.receptive_field`` measures the box of a neuron there). Where units differ, as after a concatenation, the
+    extents are those of the unit that sees most and ``uniform`` is False.
     """
 
     rows: Extent | None
@@ -39,7 +39,6 @@ class ReceptiveField:
     exact: bool
     reason: str = ""
     uniform: bool = True
-    empirical: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _over(part: Tensor, axis: int) -> Tensor:
     return part.movedim(axis, 0).flatten(1).amin(1)
 
 
-def box_of(parts: Parts, footprint_reason: str, place: tuple[int, int, int], image_size: tuple[int, int]) -> Box:
+def box_of(parts: Parts, place: tuple[int, int, int], image_size: tuple[int, int]) -> Box:
     """The box of one neuron (channel, row, column), clipped to the image."""
     values = []
     for part in parts:
@@ -116,7 +115,7 @@ def box_of(parts: Parts, footprint_reason: str, place: tuple[int, int, int], ima
     rows = max(min(bottom, image_size[0] - 1) - row + 1, 0)
     columns = max(min(right, image_size[1] - 1) - column + 1, 0)
     whole = (top, left, bottom - top + 1, right - left + 1)
-    return Box(row, column, rows, columns, whole, not footprint_reason, footprint_reason)
+    return Box(row, column, rows, columns, whole)
 
 
 def arranged(footprint: Footprint, order: list[int], shape: tuple[int, ...]) -> Parts:
