@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,12 +27,10 @@ from convscope.cli.source import (
 from convscope.errors import ConvscopeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from convscope.images import ImageSet
     from convscope.server.session import Opened
 
-Function = TypeVar("Function", bound="Callable[..., Any]")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 DEMO = "demo"
 _SERVER_OPTIONS = (
@@ -185,7 +184,7 @@ def _open_images(source: Source) -> tuple[ImageSet, str]:
         return Source(source.model, images=(DEMO,)).image_set(), DEMO
     except ConvscopeError:
         # They are an optional package; the page says how to add images of one's own.
-        return ImageSet(), "no images"
+        return ImageSet([]), "no images"
 
 
 def _record(study: Path, source: Source, fingerprint: str, expected: str) -> None:

@@ -82,7 +82,7 @@ def _field_cells(field: ReceptiveField) -> tuple[str, str, str]:
     )
 
 
-def _pair(row: float | None, column: float | None) -> str:
+def _pair(row: int | float | None, column: int | float | None) -> str:
     first, second = ("–" if value is None else f"{value:g}" for value in (row, column))
     return first if first == second else f"{first}×{second}"
 

@@ -171,19 +171,18 @@ def _check_output(output: str) -> None:
         raise ConvscopeError("the folder doesn't exist", where=str(path.parent), next_step="make it first")
 
 
-def _picked(images: ImageSet, pick: str | None) -> ImageSet | list[Any]:
+def _picked(images: ImageSet, pick: str | None) -> ImageSet:
     """The images with these ids; all without any."""
     if pick is None:
         return images
-    chosen: list[Any] = []
+    chosen: list[int] = []
     for part in pick.split(","):
         first, _, last = part.partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
             raise ConvscopeError(f"{pick[:80]!r} isn't a list of image ids", next_step="write --pick 0,3,5-8")
-        if int(last or first) >= len(images):
-            raise ConvscopeError(f"there is no image {last or first}", next_step=f"the ids are 0 to {len(images) - 1}")
-        chosen += [images[number] for number in range(int(first), int(last or first) + 1)]
-    return chosen
+        # A range beyond the set names an image that isn't there, without being written out first.
+        chosen += range(int(first), min(int(last or first), int(first) + len(images)) + 1)
+    return images[chosen]
 
 
 def _from_study(method: Method, network: Network, target: str, images: Any, study: str) -> View:

@@ -99,6 +99,18 @@ def skipped_answer(images: images_module.ImageSet) -> list[schema.Skipped]:
     return [schema.Skipped(name=name, reason=str(reason)) for name, reason in images.skipped]
 
 
+def images_answer(images: images_module.ImageSet) -> schema.Images:
+    """The whole set. An image that turned out to be damaged is told with those that were left out."""
+    described: list[schema.Image] = []
+    skipped = skipped_answer(images)
+    for image in images:
+        try:
+            described.append(image_answer(image))
+        except BadImage as error:
+            skipped.append(schema.Skipped(name=image.name, reason=error.what))
+    return schema.Images(images=described, skipped=skipped)
+
+
 def image_answer(image: images_module.Image) -> schema.Image:
     """One image of the set."""
     height, width = image.size
@@ -189,6 +201,7 @@ __all__ = [
     "explain_known",
     "explain_unexpected",
     "image_answer",
+    "images_answer",
     "layer_answer",
     "layer_label",
     "session_answer",

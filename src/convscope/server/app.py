@@ -22,7 +22,7 @@ from convscope.server import answers, schema
 from convscope.server.bundle import MISSING, Bundle
 from convscope.server.guard import Guard, allowed_hosts
 from convscope.server.pictures import DOWNLOADS, make_download, make_prepared, make_thumbnail, picture_type
-from convscope.server.session import IMAGES_PER_VIEW, find_image
+from convscope.server.session import IMAGES_PER_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -151,8 +151,8 @@ async def get_layers(request: Request) -> Response:
 async def get_images(request: Request) -> Response:
     """The image set."""
     images = (await _session(request).opened()).images
-    described = await asyncio.to_thread(lambda: [answers.image_answer(image) for image in images])
-    return _typed(schema.Images(images=described, skipped=answers.skipped_answer(images)))
+    # Sizes are read from the files' headers, the first time.
+    return _typed(await asyncio.to_thread(answers.images_answer, images))
 
 
 @api.post(
@@ -187,7 +187,7 @@ async def get_thumbnail(
     request: Request, number: ImageId, side: Annotated[int, Query(ge=16, le=1024)] = 96
 ) -> Response:
     """A small picture of the original."""
-    image = find_image((await _session(request).opened()).images, number)
+    image = (await _session(request).opened()).images[number]
     return await _picture(request, f"{image.fingerprint}-{side}", lambda: make_thumbnail(image, side))
 
 
@@ -197,7 +197,7 @@ async def get_thumbnail(
 async def get_prepared(request: Request, number: ImageId) -> Response:
     """What the network sees of the image."""
     opened = await _session(request).opened()
-    image = find_image(opened.images, number)
+    image = opened.images[number]
     key = f"{image.fingerprint}-{opened.network.fingerprint}"
     return await _picture(request, key, lambda: make_prepared(opened.network, image))
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,12 +50,10 @@ def make_download(blob: bytes, suffix: str) -> bytes:
     """A View's blob as a file of another format, drawn as ``convscope view -o`` draws it."""
     if suffix == "safetensors":
         return blob
+    from convscope.render import encode
     from convscope.view import View
 
-    with tempfile.TemporaryDirectory(prefix="convscope-") as folder:
-        path = Path(folder) / f"view.{suffix}"
-        View.from_bytes(blob).save(str(path))
-        return path.read_bytes()
+    return encode(View.from_bytes(blob), suffix)
 
 
 __all__ = ["DOWNLOADS", "make_download", "make_prepared", "make_thumbnail", "picture_type"]

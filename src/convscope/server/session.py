@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from convscope.errors import Cancelled, ConvscopeError, UnknownName
+from convscope.errors import Cancelled, ConvscopeError
 from convscope.methods.base import describe, method_class, method_names
 from convscope.progress import report
 
@@ -154,9 +154,9 @@ class Session:
             raise ConvscopeError(
                 f"{len(ids)} images in one view", next_step=f"choose {IMAGES_PER_VIEW} at most", where=name[:80]
             )
-        images = [find_image(opened.images, each) for each in ids]
+        images = opened.images[tuple(ids)]
         method = method_class(name).make(parameters)
-        if "images" in method.needs and not images:
+        if "images" in method.needs and not ids:
             raise ConvscopeError(f"{name} needs images", next_step="choose at least one image")
         return Question(opened, method, target, tuple(ids), method.recipe(opened.network, target, _identity(images)))
 
@@ -185,7 +185,7 @@ class Session:
             return None
         batch = self._batches.get(question.ids)
         if batch is None:
-            images = [find_image(question.opened.images, each) for each in question.ids]
+            images = question.opened.images[question.ids]
             batch = self._batches.put(question.ids, question.opened.network.batch(images))
         return batch
 
@@ -208,17 +208,9 @@ class Session:
         return image
 
 
-def find_image(images: ImageSet, number: int) -> Image:
-    """The image with this id; raises :class:`UnknownName` when there is none."""
-    if not 0 <= number < len(images):
-        last = f"0 to {len(images) - 1}" if len(images) else "none, the set is empty"
-        raise UnknownName(f"there is no image {number}", next_step=f"the ids are {last}")
-    return images[number]
-
-
-def _identity(images: Sequence[Image]) -> Batch | None:
+def _identity(images: ImageSet) -> Batch | None:
     """As much of a batch as a recipe reads; preparing the pixels can wait until the store has nothing."""
-    if not images:
+    if not len(images):
         return None
     import torch
 
@@ -243,4 +235,4 @@ def describe_methods() -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     return described, unavailable
 
 
-__all__ = ["IMAGES_PER_VIEW", "OPENING", "Memory", "Opened", "Question", "Session", "describe_methods", "find_image"]
+__all__ = ["IMAGES_PER_VIEW", "OPENING", "Memory", "Opened", "Question", "Session", "describe_methods"]
