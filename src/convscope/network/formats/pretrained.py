@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from http.client import HTTPException
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -25,8 +24,10 @@ def explained(source: str, place: str) -> Iterator[None]:
     os.environ[_ONLY_WEIGHTS] = "1"
     try:
         yield
-    except (OSError, HTTPException, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+    except ConvscopeError:
+        raise
+    except Exception as error:  # each hub's client has its own family of errors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
         raise ConvscopeError(
             f"the pretrained weights of {source} couldn't be fetched",
             where=f"{place}: {reason}" if place else reason,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from convscope.errors import ConvscopeError, UnknownName, suggest
 from convscope.network.formats import checkpoint, pretrained
@@ -13,7 +17,7 @@ from convscope.network.formats.random_weights import RANDOM, seeded
 from convscope.network.network import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import nn
 
@@ -51,7 +55,7 @@ def open(  # noqa: A001 - each format has a match and an open
     if weights == RANDOM:
         module = build()
     elif weights is None:
-        with pretrained.explained(source, "huggingface.co"):
+        with pretrained.explained(source, "huggingface.co"), _without_retries():
             module = _build(timm, name, {"pretrained": True})
     else:
         read = checkpoint.read(weights, trust=trust)
@@ -80,6 +84,26 @@ def _build(timm: Any, name: str, arguments: Mapping[str, Any]) -> nn.Module:
     with seeded():
         module: nn.Module = timm.create_model(name, **arguments)
     return module
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Where the hub's name can't be resolved, its client is told so; else it would try for most of a minute.
+
+    Weights that are in its cache are found either way. Behind a proxy
+    names needn't resolve, so the client is left alone.
+    """
+    constants: Any = import_module("huggingface_hub.constants")
+    offline = constants.HF_HUB_OFFLINE
+    if not offline and not getproxies():
+        try:
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def _settings(timm: Any, module: nn.Module) -> dict[str, Any]:
