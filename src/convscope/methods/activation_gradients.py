@@ -15,6 +15,7 @@ from convscope.methods.ranges import not_finite
 from convscope.view import View
 
 if TYPE_CHECKING:
+    from convscope.methods.objective import ObjectiveLike
     from convscope.network.batch import Batch
     from convscope.network.network import Network
 
@@ -42,7 +43,7 @@ class ActivationGradients(Method):
         "confidently classified image is flat everywhere (then choose the score)."
     )
 
-    objective: str = parameter("loss", HELP)
+    objective: ObjectiveLike = parameter("loss", HELP)  # noqa: RUF009 - parameter() is a field()
 
     def compute(self, network: Network, target: Target, batch: Batch | None) -> View:
         """One forward and backward pass over the images, in mini-batches."""

@@ -33,11 +33,7 @@ def python_text(source: str, method: Method, target: str, names: Sequence[str] =
     if names:
         lines.append(f"images = cs.load_images({_quoted(_FOLDER)})  # {_listed(names)}")
         arguments.append("images" if target else "images=images")
-    for name, value in _changed(method).items():
-        shown = getattr(value, "__name__", repr(value)) if callable(value) else value
-        arguments.append(
-            f"{name}={shown if callable(value) else _quoted(value) if isinstance(value, str) else value!r}"
-        )
+    arguments += [f"{name}={_literal(value)}" for name, value in _changed(method).items()]
     return "\n".join([*lines, f"view = network.view({', '.join(arguments)})"])
 
 
@@ -67,6 +63,13 @@ def _changed(method: Method) -> dict[str, object]:
     """The parameters that aren't at their defaults."""
     values = {each.name: (getattr(method, each.name), each.default) for each in fields(method)}
     return {name: value for name, (value, default) in values.items() if callable(value) or value != default}
+
+
+def _literal(value: object) -> str:
+    """A parameter's value in Python; a function by its name, for its author to have at hand."""
+    if callable(value):
+        return str(getattr(value, "__name__", repr(value)))
+    return _quoted(value) if isinstance(value, str) else repr(value)
 
 
 def _quoted(text: str) -> str:

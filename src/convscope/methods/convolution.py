@@ -18,6 +18,7 @@ from convscope.methods.ranges import finite, not_finite, tensor_range, to_array
 from convscope.view import View
 
 if TYPE_CHECKING:
+    from convscope.methods.objective import ObjectiveLike
     from convscope.network.batch import Batch
     from convscope.network.layer import Kernel, Layer
     from convscope.network.network import Network
@@ -69,7 +70,7 @@ class Convolution(Method):
         "One image and one call of the layer: training adds up all images, and all calls where a module is used again."
     )
 
-    objective: str = parameter("loss", HELP)
+    objective: ObjectiveLike = parameter("loss", HELP)  # noqa: RUF009 - parameter() is a field()
 
     def compute(self, network: Network, target: Target, batch: Batch | None) -> View:
         """One forward and backward pass with one image; products and sums in float64."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -81,14 +80,16 @@ class Arrangement:
     def choose(self, slice_norm: torch.Tensor, count: int) -> torch.Tensor:
         """The slices to keep, in the order shown: ``[unit, slice]``; ``count`` 0 keeps all.
 
-        Color stays red, green, blue. All else runs from the largest norm to the smallest, NaN first because it is what
-        one must see, equal norms by channel. A vector's slices are single numbers: at least 256 are kept.
+        Color stays red, green, blue. All else runs from the largest norm to the smallest, NaN as infinite because it
+        is what one must see, equal norms by channel. A vector's slices are single numbers: at least 256 are kept.
         """
         if self.layout == "color":
             return torch.arange(self.slices).expand(len(slice_norm), -1)
         if self.layout == "vector" and count:
             count = max(count, _VECTOR_SLICES)
-        order = slice_norm.cpu().nan_to_num(nan=np.inf).argsort(dim=1, descending=True, stable=True)
+        slice_norm = slice_norm.cpu()
+        infinite = torch.full_like(slice_norm, torch.inf)
+        order = torch.where(slice_norm.isnan(), infinite, slice_norm).argsort(dim=1, descending=True, stable=True)
         return order[:, : count or self.slices]
 
 
@@ -146,9 +147,16 @@ def _chain(network: Network, layer: Layer) -> Iterator[Layer | None]:
         if inputs[0] == "input":
             yield None
             return
-        before = network.layer(inputs[0])
+        before = layer_at(network, inputs[0])
+        if before is None:
+            return
         yield before
         inputs = before.inputs
+
+
+def layer_at(network: Network, address: str) -> Layer | None:
+    """The layer at an address; None for a call whose output has no units, which the layer table leaves out."""
+    return next((layer for layer in network.layers if layer.address == address), None)
 
 
 def _flattened_map(network: Network, layer: Layer, features: int) -> tuple[tuple[Axis, ...], tuple[int, ...]]:

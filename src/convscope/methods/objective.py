@@ -4,6 +4,7 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +16,6 @@ from convscope.methods.ranges import finite
 from convscope.network.unit import split_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from convscope.network.batch import Batch
     from convscope.network.network import Network
     from convscope.trace import Trace
@@ -25,6 +24,7 @@ HELP = (
     "what to differentiate: loss (cross-entropy; true labels if every image has one, else the predicted class), "
     "loss:predicted, loss:true, loss:CLASS, score (of the predicted class, before softmax), score:CLASS, unit:ADDRESS"
 )
+ObjectiveLike = str | Callable[..., Any]
 Kind = Literal["loss", "score", "unit", "function"]
 
 
@@ -43,7 +43,7 @@ class Objective:
     function: Callable[[torch.Tensor, Batch], torch.Tensor] | None = None
 
     @classmethod
-    def parse(cls, value: str | Callable[..., Any]) -> Objective:
+    def parse(cls, value: ObjectiveLike) -> Objective:
         """Read an objective's text, or take a function ``(scores, batch) -> scalar``, a mean over the images."""
         if callable(value):
             return cls("function", getattr(value, "__name__", "function"), value)
@@ -148,7 +148,8 @@ class BoundObjective:
         labels = self._labels(scores, batch)
         if self.objective.kind == "score":
             return scores.gather(1, labels[:, None])[:, 0], labels.tolist()
-        return F.nll_loss(log_probabilities(scores), labels, reduction="none"), labels.tolist()
+        # In double: where the softmax is sure, 1 - p is lost in float32 and the gradient would be exactly zero.
+        return F.nll_loss(log_probabilities(scores.double()), labels, reduction="none"), labels.tolist()
 
     def _labels(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
         if self.classes is not None:

@@ -11,6 +11,7 @@ import torch
 from convscope.errors import Refused, UnknownName
 from convscope.methods.backward import mini_batches
 from convscope.methods.base import Method, Target, parameter
+from convscope.methods.kernels import layer_at
 from convscope.methods.objective import log_probabilities
 from convscope.methods.ranges import not_finite, tensor_range, to_array
 from convscope.view import View
@@ -156,8 +157,8 @@ def _maps_before(network: Network, linear: Layer, units: int) -> list[Layer]:
     found: list[Layer] = []
     inputs = linear.inputs
     while len(inputs) == 1 and inputs[0] != "input":
-        before = network.layer(inputs[0])
-        if before.opaque:
+        before = layer_at(network, inputs[0])
+        if before is None or before.opaque:
             break
         if before.units == units and "row" in before.axes:
             found.append(before)

@@ -18,6 +18,7 @@ from convscope.methods.weights import SLICES_HELP, ChosenKernels
 from convscope.view import Array, View
 
 if TYPE_CHECKING:
+    from convscope.methods.objective import ObjectiveLike
     from convscope.network.batch import Batch
     from convscope.network.network import Network
     from convscope.network.unit import Unit
@@ -53,7 +54,7 @@ class SpatialGradients(Method):
         "what to differentiate along rows and columns",
         choices=("weights", "weight_gradients", "activations", "image"),
     )
-    objective: str = parameter("loss", f"for weight gradients, {HELP}")
+    objective: ObjectiveLike = parameter("loss", f"for weight gradients, {HELP}")  # noqa: RUF009 - parameter() is a field()
     slices: int = parameter(9, SLICES_HELP, minimum=0)
 
     def resolve(self, network: Network, target: str | Unit = "") -> Target:

@@ -19,7 +19,7 @@ from convscope.progress import report
 from convscope.view import View
 
 if TYPE_CHECKING:
-    from convscope.methods.objective import BoundObjective
+    from convscope.methods.objective import BoundObjective, ObjectiveLike
     from convscope.network.batch import Batch
     from convscope.network.layer import Layer
     from convscope.network.network import Network
@@ -63,7 +63,7 @@ class WeightGradients(Method):
         "the score."
     )
 
-    objective: str = parameter("loss", HELP)
+    objective: ObjectiveLike = parameter("loss", HELP)  # noqa: RUF009 - parameter() is a field()
     slices: int = parameter(9, SLICES_HELP, minimum=0)
     per_image: bool = parameter(False, "also keep each image's own gradient (one unit only)")
 
@@ -231,11 +231,11 @@ def _images(calls: tuple[Layer, ...], step: Step) -> Iterator[_OneImage]:
 
 
 def _vanishing(gradient_norm: float, norm: float, objective: str) -> list[str]:
+    advice = (
+        "" if objective.startswith("score") else ' Try the objective "score": a confident softmax doesn\'t flatten it.'
+    )
     if gradient_norm == 0:
-        return [
-            f"The gradient is exactly zero: the objective {objective} doesn't depend on this layer for these images."
-        ]
+        return [f"The gradient is exactly zero: to the last digit {objective} doesn't depend on this layer for these images.{advice}"]
     if not norm or gradient_norm / norm >= VANISHING:
         return []
-    advice = "" if objective.startswith("score") else ' The objective "score" isn\'t flattened by a confident softmax.'
     return [f"The gradient is {gradient_norm / norm:.1e} of the weights: vanishingly small.{advice}"]
