@@ -270,7 +270,7 @@ def _gradients(scalar: Tensor, places: list[Any]) -> tuple[Tensor | None, ...]:
         if "inplace operation" not in str(error):
             raise
         raise Refused(
-            "an in-place operation of this network destroys a value that its own gradient needs, so it can't be trained",
+            "an in-place operation of this network destroys a value that its own gradient needs, so it has no gradients",
             next_step="replace the in-place operation (such as += after relu_) in the network's code",
         ) from error
 
@@ -524,7 +524,8 @@ class _RuledRelu(torch.autograd.Function):
 
 def _restore_state(module: nn.Module) -> Callable[[], None]:
     """Put the module into evaluation mode; returns what puts everything back as it was."""
-    training = [(each, each.training) for each in module.modules()]
+    # Written past Module.__setattr__, which costs more than all the rest of this function.
+    training = [each for each in module.modules() if each.training]
     buffers = [
         (each, name, buffer, None if buffer is None else buffer.clone(), None if buffer is None else buffer._version)
         for each in module.modules()
@@ -532,12 +533,12 @@ def _restore_state(module: nn.Module) -> Callable[[], None]:
     ]
     cpu_state = torch.get_rng_state()
     device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    for each, _ in training:
-        each.training = False
+    for each in training:
+        each.__dict__["training"] = False
 
     def restore() -> None:
-        for each, was_training in training:
-            each.training = was_training
+        for each in training:
+            each.__dict__["training"] = True
         with torch.no_grad():
             for each, name, buffer, copy, version in buffers:
                 each._buffers[name] = buffer

@@ -32,7 +32,7 @@ def measure_box(module: nn.Module, image: Tensor, layer: Layer, neuron: tuple[in
     def depends(rows: slice, columns: slice) -> bool:
         spoiled = image.clone()
         spoiled[..., rows, columns] = float("nan")
-        # cuDNN's fast convolutions transform whole tiles, which spreads NaN beyond the window; the plain one never does.
+        # cuDNN's fast convolutions transform whole tiles, which spreads NaN beyond the window.
         with torch.backends.cudnn.flags(enabled=False), Trace(module, [layer.address]) as trace:
             trace.run(spoiled)
         return bool(torch.isnan(layer.to_units(trace[layer.address])[0, channel, row, column]))

@@ -47,6 +47,7 @@ class _Entry:
     shape: tuple[int, ...] = ()
     axes: tuple[Axis, ...] = ()
     opaque: str = ""
+    depends: bool = False
     parts: Parts | None = None
     reason: str = ""
     output: Tensor | None = None
@@ -88,6 +89,7 @@ class _Indexer:
         entry = self.entries[call.order]
         entry.output, entry.version, entry.shape = output, output._version, tuple(output.shape)
         footprint = self.propagation.of(output)
+        entry.depends = footprint is not None
         known = self.axes.get(output) if call.operation == "block" else None
         entry.axes, entry.opaque = axes_of(
             entry.shape,
@@ -115,7 +117,8 @@ class _Indexer:
 
     def layers(self) -> tuple[Layer, ...]:
         ended = [entry for _, entry in sorted(self.entries.items()) if entry.output is not None]
-        shown = [entry for entry in ended if entry.parts is not None or entry.call.operation != "function"]
+        # Functions of weights alone are no part of what happens to the image.
+        shown = [entry for entry in ended if entry.depends or entry.call.operation != "function"]
         return tuple(self._layer(index, entry) for index, entry in enumerate(shown))
 
     def _layer(self, index: int, entry: _Entry) -> Layer:
