@@ -139,7 +139,9 @@ class Method(ABC):
                     f"{cls.name} has no parameter {name!r}",
                     next_step=suggest(name, known) or f"it has {', '.join(known) or 'none'}",
                 )
-        return cls(**parameters)
+        # Text is converted before the constructor sees it, whose own types say int where the text says "9".
+        declared = {each.name: each for each in cls.parameters()}
+        return cls(**{name: declared[name].check(cls.name, value) for name, value in parameters.items()})
 
     def values(self) -> dict[str, Any]:
         """The parameters' values; a callable is shown by its name."""
