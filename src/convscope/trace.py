@@ -495,6 +495,12 @@ class _ElementaryMode(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.observer = observer
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would wrap __torch_dispatch__ so that torch.compile leaves it alone, and import its compiler for that:
+        # 800 modules, one to three seconds at the first layer table, for networks that are never compiled here.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
