@@ -14,6 +14,7 @@ from convscope.methods.base import Method, Target, parameter
 from convscope.methods.kernels import layer_at
 from convscope.methods.objective import log_probabilities
 from convscope.methods.ranges import not_finite, tensor_range, to_array
+from convscope.network.outputs import find_output
 from convscope.view import View
 
 if TYPE_CHECKING:
@@ -88,12 +89,18 @@ class Predictions(Method):
         scores, tensors = [], {name: [] for name in recorded}  # type: ignore[var-annotated]
         for _, _, part in mini_batches(network, batch, "predictions"):
             with network.trace(recorded) as trace:
-                scores.append(network.scores(trace.run(part.tensor, stop=False)).detach())
+                output = trace.run(part.tensor, stop=False)
+                positions = _positions(network, output)
+                scores.append(network.scores(output).detach())
                 for linear, maps in endings:
                     tensors[linear.address].append(trace[linear.address])
                     tensors[maps.address].append(maps.to_units(trace[maps.address]).double().mean(dim=(2, 3)))
         found = {name: torch.cat(parts) for name, parts in tensors.items()}
-        return self._view(network, batch, torch.cat(scores), endings, found)
+        view = self._view(network, batch, torch.cat(scores), endings, found)
+        if positions == 1:
+            return view
+        averaged = f"The network's output has {positions} positions; a score is the average over them."
+        return View(view.kind, view.arrays, view.axes, {**view.meta, "warnings": [*view.meta["warnings"], averaged]})
 
     def _view(
         self,
@@ -136,6 +143,18 @@ class Predictions(Method):
             "contribution_reason": "" if ending is not None else _NO_SUM,
         }
         return View("predictions", arrays, {name: _AXES[name] for name in arrays}, meta)
+
+
+def _positions(network: Network, output: Any) -> int:
+    """How many positions the chosen output has; refuses one for each pixel, which isn't about the image as a whole."""
+    shape = find_output(output, network.output).shape
+    if tuple(shape[2:]) == network.image_size and shape[2:].numel() > 1:
+        raise Refused(
+            f"this network's output has one value per position of the image ({shape[2]} × {shape[3]}), not per class",
+            where=network.name,
+            next_step="look at the activations of its last layer",
+        )
+    return shape[2:].numel()
 
 
 def _endings(network: Network) -> Iterator[tuple[Layer, Layer]]:

@@ -235,7 +235,7 @@ def _vanishing(gradient_norm: float, norm: float, objective: str) -> list[str]:
         "" if objective.startswith("score") else ' Try the objective "score": a confident softmax doesn\'t flatten it.'
     )
     if gradient_norm == 0:
-        return [f"The gradient is exactly zero: to the last digit {objective} doesn't depend on this layer for these images.{advice}"]
+        return [f"The gradient is exactly zero: to the last digit {objective} doesn't depend on this layer.{advice}"]
     if not norm or gradient_norm / norm >= VANISHING:
         return []
     return [f"The gradient is {gradient_norm / norm:.1e} of the weights: vanishingly small.{advice}"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from references import LABELS, backward_by_torch, double, laid_out, objective_value
 from torch import nn
 
 from convscope.errors import ConvscopeError, Refused
@@ -14,7 +15,6 @@ from convscope.network.batch import Batch
 from convscope.network.network import Network
 from convscope.progress import watch
 from convscope.testing import TINY_NETWORKS, tiny_network
-from references import LABELS, backward_by_torch, double, laid_out, objective_value
 
 
 @pytest.mark.parametrize("objective", ["loss:true", "loss:predicted", "loss:2", "score", "score:1"])
