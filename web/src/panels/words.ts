@@ -1,0 +1,87 @@
+// How layers, fields and targets are put into words; the words themselves are in the catalogue.
+
+import type { Layer, Session } from "../api/schema";
+import { formatCount } from "../paint/number";
+import { parseObjective } from "../state/objective";
+import { t } from "../strings";
+
+/** "7×7", "about 31×31", "whole image" */
+export function fieldText(layer: Layer): string {
+  const { rows, columns, exact } = layer.receptive_field;
+  if (!rows || !columns) return t("field.unknown");
+  if (rows.stride === null && columns.stride === null) return t("field.whole");
+  return t(exact ? "field.exact" : "field.about", { rows: rows.size, columns: columns.size });
+}
+
+const KINDS: Readonly<Record<string, string>> = {
+  Conv2d: "conv",
+  ConvTranspose2d: "conv transposed",
+  Conv1d: "conv",
+  Conv3d: "conv",
+  BatchNorm2d: "batch norm",
+  MaxPool2d: "max pool",
+  max_pool2d: "max pool",
+  AvgPool2d: "mean pool",
+  avg_pool2d: "mean pool",
+  AdaptiveAvgPool2d: "mean pool",
+  adaptive_avg_pool2d: "mean pool",
+  ReLU: "relu",
+  ReLU6: "relu6",
+  Linear: "linear",
+  Dropout: "dropout",
+  Softmax: "softmax",
+};
+
+const pairText = (value: unknown): string => {
+  const [first, second] = Array.isArray(value) ? value : [value, value];
+  return first === second ? String(first) : `${first}×${second}`;
+};
+
+const isPair = (value: unknown): boolean => Array.isArray(value) || typeof value === "number";
+
+/** "conv 3×3 /2": kind, kernel and stride, as people write it. */
+export function kindText(layer: Layer): string {
+  const { kernel_size: kernel, stride, groups } = layer.details;
+  const words = [KINDS[layer.kind] ?? layer.kind];
+  const rows = layer.shape?.[0];
+  if (layer.has_kernel && typeof groups === "number" && groups > 1) words.unshift(groups === rows ? "depthwise" : `${groups} groups`);
+  const size = layer.kernel_size ?? (isPair(kernel) ? kernel : null);
+  if (size && layer.kind !== "Linear") words.push(Array.isArray(size) ? `${size[0]}×${size[1]}` : `${size as number}×${size as number}`);
+  if (isPair(stride) && pairText(stride) !== "1") words.push(`/${pairText(stride)}`);
+  return words.join(" ");
+}
+
+/** "96 · 111²", "1000" */
+export function shapeText(layer: Layer): string {
+  if (layer.opaque) return "–";
+  const [units, rows, columns] = layer.shape;
+  if (rows === 1 && columns === 1) return String(units);
+  return `${units} · ${rows === columns ? `${rows}²` : `${rows}×${columns}`}`;
+}
+
+export function layerLabel(layer: Layer): string {
+  const [units, rows, columns] = layer.shape;
+  return t("spine.row", {
+    address: layer.address,
+    kind: kindText(layer),
+    units,
+    rows,
+    columns,
+    parameters: formatCount(layer.parameters),
+    field: fieldText(layer),
+  });
+}
+
+export const className = (session: Session | null, index: number): string =>
+  session?.network.class_names[index] ?? t("target.class.number", { number: index });
+
+export function targetText(session: Session | null, objective: string): string {
+  const parsed = parseObjective(objective);
+  if (parsed.kind === "unit") return t("target.short.unit", { address: parsed.address });
+  if (typeof parsed.label === "number") {
+    const name = className(session, parsed.label);
+    return t(parsed.kind === "loss" ? "target.short.loss.class" : "target.short.score.class", { name });
+  }
+  if (parsed.kind === "score") return t("target.short.score.predicted");
+  return t(`target.short.loss.${parsed.label}`);
+}

@@ -1,0 +1,283 @@
+// What the person looks at: the address bar's state, the network it is about, and everything that follows from both.
+
+import { getContext, setContext } from "svelte";
+import { SvelteMap } from "svelte/reactivity";
+
+import { toFailure, type Failure } from "../api/failure";
+import type { ImageDescription, Job, Layer, Session, SkippedImage } from "../api/schema";
+import { NAN, palette, type Palette, type Sign, type Theme } from "../paint/colormap";
+import { ViewCache } from "../sources/cache";
+import type { Source, ViewRequest } from "../sources/source";
+import { parseAddress, samePosition, unitAddress, type Position } from "./address";
+import { MOST_IMAGES, shownSheet, shownSource } from "./requests";
+import { Resource, type Surroundings } from "./resource.svelte";
+import { arcs, isQuiet, spineRows, unfolded } from "./spine";
+import { isStep, MAXIMUM_PINS, readHash, SHEETS, writeHash, type PageState, type Sheet } from "./url";
+
+/** What the pointer or the focus is on; everything that belongs to it lights up. */
+export interface Hover {
+  readonly layer: string;
+  readonly channel: number | null;
+  readonly position: Position | null;
+}
+
+export type Dialog = "search" | "goto" | "keys" | "target" | null;
+
+const HISTORY_PAUSE = 150;
+const RETRY_PAUSE = 2_000;
+const THEME_KEY = "convscope.theme";
+
+export class Explorer implements Surroundings {
+  page = $state<PageState>(readHash(location.hash));
+  session = $state.raw<Session | null>(null);
+  layers = $state.raw<Layer[]>([]);
+  images = $state.raw<ImageDescription[]>([]);
+  skipped = $state.raw<SkippedImage[]>([]);
+  failure = $state.raw<Failure | null>(null);
+  /** The server doesn't answer; what is here stays. */
+  gone = $state(false);
+  hover = $state.raw<Hover | null>(null);
+  dialog = $state<Dialog>(null);
+  tour = $state<number | null>(null);
+  notice = $state.raw<{ text: string; at: number } | null>(null);
+  systemTheme = $state<Theme>("light");
+  readonly jobs = new SvelteMap<string, Job>();
+  /** Layer address -> what is wrong with its units on the chosen image. */
+  readonly lamps = new SvelteMap<string, { dead: number; nan: number; units: number }>();
+  readonly cache: ViewCache;
+  private readonly resources: Resource[] = [];
+  private written = "";
+  private writtenState: PageState;
+  private retryTimer: ReturnType<typeof setTimeout> | undefined;
+  private unfollow: (() => void) | null = null;
+
+  readonly byAddress = $derived(new Map(this.layers.map((layer) => [layer.address, layer])));
+  readonly rows = $derived(spineRows(this.layers));
+  readonly visibleRows = $derived(unfolded(this.rows, new Set(this.page.closed)));
+  readonly arcs = $derived(arcs(this.visibleRows, this.layers));
+  readonly widest = $derived(this.layers.reduce((most, layer) => Math.max(most, layer.shape?.[0] ?? 0), 1));
+  readonly layer = $derived(this.byAddress.get(this.page.unit.layer) ?? null);
+  readonly channel = $derived(this.layer && !this.layer.opaque ? Math.min(this.page.unit.channel ?? 0, this.layer.shape[0] - 1) : null);
+  readonly address = $derived(this.layer && this.channel !== null ? unitAddress(this.layer.address, this.channel) : "");
+  readonly image = $derived(this.images.find((image) => image.id === this.page.image) ?? this.images[0] ?? null);
+  readonly sheet = $derived(this.layer ? shownSheet(this.layer, this.page.sheet) : this.page.sheet);
+  readonly of = $derived(this.layer ? shownSource(this.layer, this.page.of) : this.page.of);
+  readonly gradientImages = $derived(
+    this.page.over === "all"
+      ? this.images.slice(0, MOST_IMAGES).map((image) => image.id)
+      : this.image
+        ? [this.image.id]
+        : [],
+  );
+  readonly theme = $derived<Theme>(this.page.theme ?? this.systemTheme);
+  readonly imageSize = $derived<[number, number]>(this.session?.network.image_size ?? [1, 1]);
+  /** A link's fingerprint that isn't this network's. */
+  readonly wrongNetwork = $derived(
+    this.session && this.page.network && !this.session.network.fingerprint.startsWith(this.page.network)
+      ? this.page.network
+      : null,
+  );
+
+  constructor(readonly source: Source) {
+    this.cache = new ViewCache(source);
+    this.writtenState = $state.snapshot(this.page) as PageState;
+    if (!this.page.theme) this.page.theme = this.keptTheme();
+  }
+
+  /** Load the network; called once, and again when the server is back. */
+  async open(): Promise<void> {
+    try {
+      const [session, layers, listed] = await Promise.all([this.source.session(), this.source.layers(), this.source.images()]);
+      const other = this.session && this.session.network.fingerprint !== session.network.fingerprint;
+      if (other) return location.reload();
+      this.session = session;
+      this.layers = layers;
+      this.images = listed.images;
+      this.skipped = listed.skipped ?? [];
+      this.failure = null;
+      this.gone = false;
+      this.unfollow?.();
+      this.unfollow = this.source.follow((job) => this.heard(job));
+      if (!this.wrongNetwork) this.settle();
+      for (const resource of this.resources) if (resource.failure?.serverGone) resource.retry();
+    } catch (error) {
+      this.failure = toFailure(error);
+      if (this.failure.serverGone) this.serverGone();
+    }
+  }
+
+  /** Give the state this network's name and a layer to look at. */
+  settle(): void {
+    if (!this.session) return;
+    this.page.network = this.session.network.fingerprint.slice(0, 12);
+    if (!this.layer) {
+      const first = this.layers.find((layer) => layer.has_kernel) ?? this.layers.find((layer) => !layer.opaque);
+      if (first) this.page.unit = { layer: first.address, channel: 0, position: null };
+    }
+  }
+
+  resource(): Resource {
+    const made = new Resource(this);
+    this.resources.push(made);
+    return made;
+  }
+
+  serverGone(): void {
+    this.gone = true;
+    this.unfollow?.();
+    this.unfollow = null;
+    clearTimeout(this.retryTimer);
+    this.retryTimer = setTimeout(() => void this.open(), RETRY_PAUSE);
+  }
+
+  cancel(job: string): void {
+    this.source.cancel(job).catch(() => undefined); // The request itself is aborted too; that alone stops the work.
+  }
+
+  /** Fetch quietly what is likely to be wanted next. */
+  prefetch(request: ViewRequest | null): void {
+    if (request && !this.gone) this.cache.get(request, new AbortController().signal).catch(() => undefined);
+  }
+
+  palette = (sign: Sign): Palette => palette(sign, sign === "signed" ? this.page.signed : this.page.positive, this.theme);
+
+  /** A palette's marks with black … mid-gray … white: the bar of pictures whose channels are red, green and blue. */
+  grayBar({ colors }: Palette): Uint32Array {
+    const gray = palette("signed", "gray", this.theme).colors.slice();
+    gray.set(colors.subarray(NAN), NAN);
+    return gray;
+  }
+
+  // Choosing
+
+  selectLayer(address: string): void {
+    const layer = this.byAddress.get(address);
+    if (!layer || address === this.page.unit.layer) return;
+    const channel = layer.opaque ? null : Math.min(this.page.unit.channel ?? 0, layer.shape[0] - 1);
+    this.page.unit = { layer: address, channel, position: null };
+  }
+
+  selectUnit(channel: number, layer = this.page.unit.layer, position: Position | null = null): void {
+    const { unit } = this.page;
+    if (unit.layer === layer && unit.channel === channel && samePosition(unit.position, position)) return;
+    this.page.unit = { layer, channel, position };
+  }
+
+  selectPosition(position: Position | null): void {
+    if (this.channel !== null && this.layer) this.page.unit = { layer: this.layer.address, channel: this.channel, position };
+  }
+
+  /** Go to an address that is known to exist here. */
+  goTo(text: string): void {
+    const address = parseAddress(text);
+    if (!address || !this.byAddress.has(address.layer)) return;
+    if (address.channel === null) this.selectLayer(address.layer);
+    else this.selectUnit(address.channel, address.layer, address.position);
+  }
+
+  /** The next layer worth looking at, plumbing skipped. */
+  stepLayer(by: 1 | -1): void {
+    const useful = this.layers.filter((layer) => !layer.opaque && !isQuiet(layer));
+    const at = useful.findIndex((layer) => layer.address === this.page.unit.layer);
+    const next = useful[at < 0 ? 0 : at + by];
+    if (next) this.selectLayer(next.address);
+  }
+
+  stepImage(by: 1 | -1): void {
+    const at = this.images.findIndex((image) => image.id === this.image?.id);
+    const next = this.images[at + by];
+    if (next) this.page.image = next.id;
+  }
+
+  showSheet(number: number): void {
+    const sheet: Sheet | undefined = SHEETS[number - 1];
+    if (sheet) this.page.sheet = sheet;
+  }
+
+  /** Pin or unpin a unit; false when there is no room. */
+  pin(address: string): boolean {
+    if (this.page.pins.includes(address)) this.page.pins = this.page.pins.filter((pin) => pin !== address);
+    else if (this.page.pins.length >= MAXIMUM_PINS) return false;
+    else this.page.pins = [...this.page.pins, address];
+    return true;
+  }
+
+  toggle(list: "folded" | "closed", name: string): void {
+    const now = this.page[list];
+    this.page[list] = now.includes(name) ? now.filter((each) => each !== name) : [...now, name];
+  }
+
+  say(text: string): void {
+    this.notice = { text, at: Date.now() };
+  }
+
+  addImage(image: ImageDescription): void {
+    if (!this.images.some((each) => each.id === image.id)) this.images = [...this.images, image];
+    this.page.image = image.id;
+  }
+
+  // Theme
+
+  private keptTheme(): Theme | null {
+    try {
+      const kept = localStorage.getItem(THEME_KEY);
+      return kept === "light" || kept === "dark" ? kept : null;
+    } catch {
+      return null; // Storage can be switched off.
+    }
+  }
+
+  /** System, light, dark, and round again. */
+  nextTheme(): void {
+    const order: (Theme | null)[] = [null, "light", "dark"];
+    this.page.theme = order[(order.indexOf(this.page.theme) + 1) % order.length];
+    try {
+      if (this.page.theme) localStorage.setItem(THEME_KEY, this.page.theme);
+      else localStorage.removeItem(THEME_KEY);
+    } catch {
+      // It lasts for this page, then.
+    }
+  }
+
+  // Address bar
+
+  get link(): string {
+    return `${location.origin}${location.pathname}#${writeHash($state.snapshot(this.page) as PageState)}`;
+  }
+
+  /** Keep the address bar in step; call inside an effect. */
+  follow(): () => void {
+    const state = $state.snapshot(this.page) as PageState;
+    const timer = setTimeout(() => {
+      const hash = writeHash(state);
+      if (hash === this.written) return;
+      const step = this.written !== "" && isStep(this.writtenState, state);
+      history[step ? "pushState" : "replaceState"](null, "", `#${hash}`);
+      this.written = hash;
+      this.writtenState = state;
+    }, HISTORY_PAUSE);
+    return () => clearTimeout(timer);
+  }
+
+  /** The address bar changed from outside: back, forward, or a pasted link. */
+  revisit(): void {
+    const hash = location.hash.slice(1);
+    if (hash === this.written) return;
+    const theme = this.page.theme;
+    const state = readHash(hash);
+    this.written = hash;
+    this.writtenState = state;
+    this.page = { ...state, theme: state.theme ?? theme };
+    if (this.session && !this.wrongNetwork) this.settle();
+  }
+
+  private heard(job: Job): void {
+    if (job.state === "done" || job.state === "failed" || job.state === "cancelled") this.jobs.delete(job.id);
+    else this.jobs.set(job.id, job);
+  }
+}
+
+const KEY = Symbol("explorer");
+
+export const provideExplorer = (explorer: Explorer): Explorer => setContext(KEY, explorer);
+export const useExplorer = (): Explorer => getContext<Explorer>(KEY);

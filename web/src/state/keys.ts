@@ -1,0 +1,34 @@
+// Which key does what; the list that "?" shows is made of this.
+
+import type { Key } from "../strings";
+
+export interface Binding {
+  readonly keys: readonly string[];
+  readonly shown: string;
+  readonly words: Key;
+  readonly group: Key;
+}
+
+export const BINDINGS: readonly Binding[] = [
+  { keys: ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "h", "j", "k", "l"], shown: "← ↑ → ↓ · h j k l", words: "keys.arrows", group: "keys.group.move" },
+  { keys: ["[", "]"], shown: "[ ]", words: "keys.layers", group: "keys.group.move" },
+  { keys: [",", "."], shown: ", .", words: "keys.images", group: "keys.group.move" },
+  { keys: ["/"], shown: "/", words: "keys.search", group: "keys.group.move" },
+  { keys: ["g"], shown: "g", words: "keys.goto", group: "keys.group.move" },
+  { keys: ["Escape"], shown: "Esc", words: "keys.back", group: "keys.group.move" },
+  { keys: ["1", "2", "3", "4", "5"], shown: "1 … 5", words: "keys.sheets", group: "keys.group.show" },
+  { keys: ["z"], shown: "z", words: "keys.zoom", group: "keys.group.show" },
+  { keys: ["?"], shown: "?", words: "keys.help", group: "keys.group.show" },
+  { keys: ["b"], shown: "b", words: "keys.pin", group: "keys.group.keep" },
+  { keys: ["s"], shown: "s", words: "keys.save", group: "keys.group.keep" },
+  { keys: ["c"], shown: "c", words: "keys.copy", group: "keys.group.keep" },
+];
+
+/** True while someone types, or a control of its own uses the key. */
+export function takesKeys(target: EventTarget | null, key: string): boolean {
+  if (!(target instanceof HTMLElement)) return false;
+  if (target.closest("dialog, [popover]")) return true;
+  if (target.isContentEditable || target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement) return true;
+  if (target instanceof HTMLInputElement) return target.type !== "range" || key.startsWith("Arrow");
+  return false;
+}

@@ -1,0 +1,123 @@
+// One View on the screen: what is asked for, what is shown meanwhile, how far it is, and what went wrong.
+
+import { isAbort, toFailure, type Failure } from "../api/failure";
+import type { Job } from "../api/schema";
+import type { View } from "../api/view";
+import type { ViewCache } from "../sources/cache";
+import { viewPath, type ViewRequest } from "../sources/source";
+
+/** How long the person has waited: nothing is shown, a skeleton, what is being done, progress and cancel. */
+export type Phase = "still" | "skeleton" | "message" | "long";
+
+const PHASES: readonly [milliseconds: number, phase: Phase][] = [
+  [100, "skeleton"],
+  [1_000, "message"],
+  [10_000, "long"],
+];
+
+export interface Surroundings {
+  readonly cache: ViewCache;
+  readonly jobs: ReadonlyMap<string, Job>;
+  cancel(job: string): void;
+  /** Told when the server can't be reached; the request is made again when it is back. */
+  serverGone(): void;
+}
+
+export class Resource {
+  /** What is on the screen; it may be of an earlier request. */
+  view = $state.raw<View | null>(null);
+  /** The request that `view` answers. */
+  shown = $state.raw<ViewRequest | null>(null);
+  wanted = $state.raw<ViewRequest | null>(null);
+  failure = $state.raw<Failure | null>(null);
+  phase = $state<Phase>("still");
+  cancelled = $state(false);
+  private jobName = $state("");
+  private key = "";
+  private abort: AbortController | null = null;
+  private timers: ReturnType<typeof setTimeout>[] = [];
+
+  constructor(private readonly around: Surroundings) {}
+
+  /** True while what is shown isn't what is asked for. */
+  get stale(): boolean {
+    return this.shown !== this.wanted;
+  }
+
+  /** The View if it answers what is asked for now. */
+  get current(): View | null {
+    return this.stale ? null : this.view;
+  }
+
+  get job(): Job | null {
+    return (this.stale && this.around.jobs.get(this.jobName)) || null;
+  }
+
+  /** Ask for a View; a cached one is there at once. `delay` waits for a pause in a run of changes. */
+  load(request: ViewRequest | null, delay = 0): void {
+    const key = request ? viewPath(request) : "";
+    if (key === this.key) return;
+    this.key = key;
+    this.stop();
+    this.failure = null;
+    this.cancelled = false;
+    this.wanted = request;
+    if (!request) {
+      this.view = null;
+      this.shown = null;
+      return;
+    }
+    const known = this.around.cache.peek(request);
+    if (known) this.show(request, known);
+    else {
+      for (const [after, phase] of PHASES) this.timers.push(setTimeout(() => (this.phase = phase), after + delay));
+      if (delay) this.timers.push(setTimeout(() => this.fetch(request), delay));
+      else this.fetch(request);
+    }
+  }
+
+  retry(): void {
+    const request = this.wanted;
+    this.key = "";
+    this.load(request);
+  }
+
+  /** The person's own cancel: stops the work on the server too. */
+  cancel(): void {
+    if (this.jobName) this.around.cancel(this.jobName);
+    this.stop();
+    this.cancelled = true;
+  }
+
+  stop(): void {
+    this.abort?.abort();
+    this.abort = null;
+    this.timers.forEach(clearTimeout);
+    this.timers = [];
+    this.phase = "still";
+  }
+
+  private fetch(request: ViewRequest): void {
+    const abort = new AbortController();
+    this.abort = abort;
+    this.around.cache
+      .get(request, abort.signal, (job) => (this.jobName = job))
+      .then((view) => {
+        if (this.abort === abort) this.show(request, view);
+      })
+      .catch((error: unknown) => {
+        if (this.abort !== abort || isAbort(error)) return;
+        this.stop();
+        const failure = toFailure(error);
+        if (failure.serverGone) this.around.serverGone();
+        if (failure.description.kind === "cancelled") this.cancelled = true;
+        else this.failure = failure;
+      });
+  }
+
+  private show(request: ViewRequest, view: View): void {
+    this.stop();
+    this.view = view;
+    this.shown = request;
+  }
+}

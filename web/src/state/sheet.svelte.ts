@@ -1,0 +1,87 @@
+// The contact sheet's state: which View, its tiles, their order, and the scale of each.
+
+import type { View } from "../api/view";
+import { clippedCount, fullScale, magnitudeQuantile, signOf, type Scale } from "../paint/scale";
+import type { TileSet } from "../paint/tile";
+import type { Explorer } from "./explorer.svelte";
+import { parseFilter, type FilterProblem } from "./filter";
+import { sheetRequest, TILE_SLICES } from "./requests";
+import { order, statisticsOf, type Statistics } from "./statistics";
+import { shownArray, tileRange, tileSet } from "./tileset";
+
+const MOST = 0.995;
+const NO_STATISTICS: Statistics = new Map();
+
+export class SheetState {
+  readonly resource;
+  /** Columns of the grid on the screen, for the keys. */
+  columns = $state(1);
+  pageRows = $state(1);
+
+  constructor(private readonly explorer: Explorer) {
+    this.resource = explorer.resource();
+  }
+
+  readonly request = $derived.by(() => {
+    const { layer, sheet, page, gradientImages, image } = this.explorer;
+    if (!layer) return null;
+    return sheetRequest(layer, sheet, {
+      of: page.of,
+      objective: page.objective,
+      images: gradientImages,
+      image: image?.id ?? null,
+    });
+  });
+
+  readonly view: View | null = $derived.by(() => this.resource.view);
+  /** What the View on the screen was asked for: its layer and kind may be those of the last one. */
+  readonly shownSheet = $derived.by(() => this.resource.shown?.method ?? "weights");
+  readonly tiles: TileSet | null = $derived.by(() => this.view ? tileSet(this.view, shownArray(this.view, this.shownSheet, this.explorer.page.component), TILE_SLICES) : null);
+  readonly statistics: Statistics = $derived.by(() => this.view && this.tiles ? statisticsOf(this.view, this.tiles) : NO_STATISTICS);
+  /** The sort in effect; a statistic that this View lacks falls back to the index. */
+  readonly sort = $derived.by(() => this.statistics.has(this.explorer.page.sort) ? this.explorer.page.sort : "index");
+  readonly filter = $derived.by(() => parseFilter(this.explorer.page.filter, this.statistics));
+  readonly filterProblem: FilterProblem | null = $derived.by(() => typeof this.filter === "function" ? null : this.filter);
+  readonly order: Int32Array = $derived.by(() => {
+    const { tiles, filter, statistics, sort } = this;
+    if (!tiles) return new Int32Array();
+    const keep = typeof filter === "function" ? (index: number) => filter(tiles.units[index], index) : () => true;
+    return order(tiles.units.length, statistics.get(sort), this.explorer.page.descending, keep);
+  });
+  /** Place in the order of each channel. */
+  readonly places = $derived.by(() => {
+    const places = new Map<number, number>();
+    const { tiles, order } = this;
+    if (tiles) order.forEach((index, place) => places.set(tiles.units[index], place));
+    return places;
+  });
+  readonly place = $derived.by(() => this.explorer.channel === null ? -1 : (this.places.get(this.explorer.channel) ?? -1));
+
+  readonly sign = $derived.by(() => this.tiles ? signOf(this.tiles.range) : "signed");
+  readonly layerScale: Scale = $derived.by(() => {
+    if (!this.tiles) return { sign: "signed", limit: 0 };
+    const full = fullScale(this.tiles.range);
+    if (!this.explorer.page.clip) return full;
+    return { sign: full.sign, limit: magnitudeQuantile(this.tiles.data, MOST) || full.limit };
+  });
+  private readonly unitLimits = $derived.by(() => {
+    const { tiles, sign } = this;
+    if (!tiles || this.explorer.page.scale !== "unit") return null;
+    return Float64Array.from(tiles.units, (_, index) => fullScale(tileRange(tiles, index), sign).limit);
+  });
+  readonly scaleOf = $derived.by((): ((index: number) => Scale) => {
+    const { layerScale, unitLimits } = this;
+    if (!unitLimits) return () => layerScale;
+    return (index) => ({ sign: layerScale.sign, limit: unitLimits[index] });
+  });
+  /** Values that the scale can't show. */
+  readonly clipped = $derived.by(() => this.tiles && this.explorer.page.clip && this.explorer.page.scale === "layer"
+      ? clippedCount(this.tiles.data, this.layerScale)
+      : 0);
+
+  /** The address that a place of the sheet stands for. */
+  channelAt(place: number): number | null {
+    const { tiles, order } = this;
+    return tiles && place >= 0 && place < order.length ? tiles.units[order[place]] : null;
+  }
+}

@@ -1,0 +1,195 @@
+// The address bar is the state. Only what differs from the defaults is written, in a fixed order.
+
+import { POSITIVE_MAPS, SIGNED_MAPS, type PositiveMap, type SignedMap, type Theme } from "../paint/colormap";
+import { formatAddress, parseAddress, type Address } from "./address";
+
+export const SHEETS = ["weights", "weight_gradients", "spatial_gradients", "activations", "activation_gradients"] as const;
+export type Sheet = (typeof SHEETS)[number];
+
+export const SPATIAL_SOURCES = ["weights", "weight_gradients", "activations"] as const;
+export type SpatialSource = (typeof SPATIAL_SOURCES)[number];
+
+export const COMPONENTS = ["magnitude", "row", "column"] as const;
+export type Component = (typeof COMPONENTS)[number];
+
+export const PHOTO_MODES = ["beside", "over"] as const;
+export type PhotoMode = (typeof PHOTO_MODES)[number];
+
+export const MAXIMUM_PINS = 4;
+export const SMALLEST_TILE = 16;
+export const LARGEST_TILE = 256;
+
+export interface PageState {
+  /** First hexadecimal digits of the fingerprint the link was made for; "" in a fresh page. */
+  network: string;
+  /** Layer, unit and position; layer "" before the first network is known. */
+  unit: Address;
+  image: number | null;
+  sheet: Sheet;
+  of: SpatialSource;
+  component: Component;
+  objective: string;
+  /** Weight gradients over the chosen image or over all of them. */
+  over: "image" | "all";
+  sort: string;
+  descending: boolean;
+  filter: string;
+  tile: number;
+  scale: "layer" | "unit";
+  /** The part of the values that the scale covers: all, or 99.5 %. */
+  clip: boolean;
+  signed: SignedMap;
+  positive: PositiveMap;
+  photo: PhotoMode;
+  pins: string[];
+  /** Folded inspector sections and spine groups. */
+  folded: string[];
+  closed: string[];
+  spine: boolean;
+  inspector: boolean;
+  theme: Theme | null;
+}
+
+export const DEFAULTS: Readonly<PageState> = {
+  network: "",
+  unit: { layer: "", channel: null, position: null },
+  image: null,
+  sheet: "weights",
+  of: "weights",
+  component: "magnitude",
+  objective: "loss",
+  over: "image",
+  sort: "index",
+  descending: false,
+  filter: "",
+  tile: 64,
+  scale: "layer",
+  clip: false,
+  signed: "orange-blue",
+  positive: "viridis",
+  photo: "beside",
+  pins: [],
+  folded: [],
+  closed: [],
+  spine: true,
+  inspector: true,
+  theme: null,
+};
+
+type Field<Name extends keyof PageState> = {
+  key: string;
+  write: (value: PageState[Name]) => string;
+  /** Undefined: not a value of this field; the default is kept. */
+  read: (text: string) => PageState[Name] | undefined;
+};
+
+const oneOf =
+  <Value extends string>(values: readonly Value[]) =>
+  (text: string): Value | undefined =>
+    values.find((value) => value === text);
+const text = (value: string) => value;
+const flag = {
+  write: (value: boolean) => (value ? "1" : "0"),
+  read: (value: string) => (value === "1" ? true : value === "0" ? false : undefined),
+};
+const wholeNumber = (value: string) => (/^\d{1,9}$/.test(value) ? Number(value) : undefined);
+// Items may hold commas (positions), so a list is joined by "~", which no layer name holds.
+const list = {
+  write: (items: string[]) => items.join("~"),
+  read: (value: string) => value.split("~").filter((item) => item !== ""),
+};
+
+const FIELDS: { [Name in keyof PageState]: Field<Name> } = {
+  network: { key: "network", write: text, read: (value) => (/^[0-9a-f]{1,64}$/.test(value) ? value : undefined) },
+  unit: { key: "unit", write: formatAddress, read: (value) => parseAddress(value) ?? undefined },
+  image: { key: "image", write: String, read: wholeNumber },
+  sheet: { key: "show", write: text, read: oneOf(SHEETS) },
+  of: { key: "of", write: text, read: oneOf(SPATIAL_SOURCES) },
+  component: { key: "component", write: text, read: oneOf(COMPONENTS) },
+  objective: { key: "objective", write: text, read: (value) => (value.length <= 300 ? value : undefined) },
+  over: { key: "over", write: text, read: oneOf(["image", "all"] as const) },
+  sort: { key: "sort", write: text, read: (value) => (/^\w{1,40}$/.test(value) ? value : undefined) },
+  descending: { key: "descending", ...flag },
+  filter: { key: "filter", write: text, read: (value) => value.slice(0, 300) },
+  tile: {
+    key: "tile",
+    write: String,
+    read: (value) => {
+      const size = wholeNumber(value);
+      return size === undefined ? undefined : Math.min(LARGEST_TILE, Math.max(SMALLEST_TILE, size));
+    },
+  },
+  scale: { key: "scale", write: text, read: oneOf(["layer", "unit"] as const) },
+  clip: { key: "clip", ...flag },
+  signed: { key: "signed", write: text, read: oneOf(SIGNED_MAPS) },
+  positive: { key: "positive", write: text, read: oneOf(POSITIVE_MAPS) },
+  photo: { key: "photo", write: text, read: oneOf(PHOTO_MODES) },
+  pins: {
+    key: "pins",
+    write: list.write,
+    read: (value) =>
+      list
+        .read(value)
+        .filter((pin) => parseAddress(pin)?.channel != null)
+        .slice(0, MAXIMUM_PINS),
+  },
+  folded: { key: "folded", ...list },
+  closed: { key: "closed", ...list },
+  spine: { key: "spine", ...flag },
+  inspector: { key: "inspector", ...flag },
+  theme: { key: "theme", write: (value) => value ?? "", read: oneOf(["light", "dark"] as const) },
+};
+
+const NAMES = Object.keys(FIELDS) as (keyof PageState)[];
+
+const same = (one: unknown, other: unknown): boolean => JSON.stringify(one) === JSON.stringify(other);
+
+// Legible in an address bar: these need no escape in a fragment, and none of them separates fields.
+const escape = (value: string) =>
+  encodeURIComponent(value).replace(/%(3A|2C|40|2F|3C|3E|20)/gi, (code) =>
+    code === "%20" ? "+" : /3C|3E/i.test(code) ? code : decodeURIComponent(code),
+  );
+const unescape = (value: string): string => {
+  try {
+    return decodeURIComponent(value.replaceAll("+", "%20"));
+  } catch {
+    return "";
+  }
+};
+
+/** The hash of a state, without "#". */
+export function writeHash(state: PageState): string {
+  const written: string[] = [];
+  for (const name of NAMES) {
+    const field = FIELDS[name] as Field<typeof name>;
+    if (!same(state[name], DEFAULTS[name])) written.push(`${field.key}=${escape(field.write(state[name] as never))}`);
+  }
+  return written.join("&");
+}
+
+/** The state of a hash; what it doesn't say, or says wrongly, is as in the defaults. */
+export function readHash(hash: string): PageState {
+  const state = structuredClone(DEFAULTS) as PageState;
+  const given = new Map<string, string>();
+  for (const part of hash.replace(/^#/, "").split("&")) {
+    const equals = part.indexOf("=");
+    if (equals > 0) given.set(part.slice(0, equals), unescape(part.slice(equals + 1)));
+  }
+  for (const name of NAMES) {
+    const field = FIELDS[name] as Field<typeof name>;
+    const value = given.get(field.key);
+    const read = value === undefined ? undefined : field.read(value);
+    if (read !== undefined) (state as unknown as Record<string, unknown>)[name] = read;
+  }
+  return state;
+}
+
+/** Changes that deserve a step in the browser's history; the rest only rewrites the address. */
+const STEPS: readonly (keyof PageState)[] = ["unit", "image", "sheet", "of", "component", "objective", "over", "pins"];
+
+export function isStep(before: PageState, after: PageState): boolean {
+  return STEPS.some((name) => {
+    if (name !== "unit") return !same(before[name], after[name]);
+    return before.unit.layer !== after.unit.layer || before.unit.channel !== after.unit.channel;
+  });
+}
