@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from convscope.view import Array
 
-Theme = Literal["light", "dark"]
+Theme = str  # one of THEMES; a Style checks it and says which there are
 Rgb = tuple[int, int, int]
 
 THEMES = ("light", "dark")
@@ -49,10 +49,10 @@ class Scale:
     """Which value gets the last color. Signed: -limit … 0 … limit; positive: 0 … limit. A limit of 0 draws zero."""
 
     signed: bool
-    limit: float
+    limit: float | int
 
     @classmethod
-    def of(cls, value_range: Mapping[str, Any], limit: float | None = None) -> Scale:
+    def of(cls, value_range: Mapping[str, Any], limit: float | int | None = None) -> Scale:
         """The scale that shows a whole range, or up to ``limit``; signed unless nothing is below 0."""
         low, high = value_range["minimum"] or 0.0, value_range["maximum"] or 0.0
         signed = low < 0
@@ -65,6 +65,12 @@ def _half_up(values: Array) -> Array:
     return np.asarray(np.floor(values + 0.5))
 
 
+def _parts(numbers: Array, limit: Array, drawable: Array) -> Array:
+    # A tiny limit under a huge value overflows to infinity, which is as clipped as it can be.
+    with np.errstate(over="ignore"):
+        return np.asarray(np.divide(numbers, limit, out=np.zeros(numbers.shape), where=drawable))
+
+
 def color_indices(values: Array, scale: Scale, limits: Array | None = None) -> Array:
     """The index of each value's color: int16, the shape of ``values``. +x and -x are always equally far from ``ZERO``.
 
@@ -73,7 +79,7 @@ def color_indices(values: Array, scale: Scale, limits: Array | None = None) -> A
     numbers = values.astype(np.float64)
     limit = np.broadcast_to(np.asarray(scale.limit if limits is None else limits, np.float64), numbers.shape)
     drawable = np.isfinite(numbers) & (limit > 0)
-    part = np.divide(numbers, limit, out=np.zeros(numbers.shape), where=drawable)
+    part = _parts(numbers, limit, drawable)
     if scale.signed:
         distance = np.minimum(ZERO, _half_up(np.minimum(np.abs(part), 2) * ZERO))
         indices = np.where(part < 0, ZERO - distance, ZERO + distance).astype(np.int16)
@@ -88,7 +94,7 @@ def color_indices(values: Array, scale: Scale, limits: Array | None = None) -> A
     return indices
 
 
-def color_levels(values: Array, limits: Array | float) -> Array:
+def color_levels(values: Array, limits: Array | float | int) -> Array:
     """Three slices as red, green and blue: ``[..., 3]`` to uint8 of that shape; -limit is 0, 0 is 128, limit is 255.
 
     A pixel with a NaN or an infinity in any slice gets its mark.
@@ -96,7 +102,7 @@ def color_levels(values: Array, limits: Array | float) -> Array:
     numbers = values.astype(np.float64)
     limit = np.broadcast_to(np.asarray(limits, np.float64), numbers.shape)
     drawable = np.isfinite(numbers) & (limit > 0)
-    part = np.clip(np.divide(numbers, limit, out=np.zeros(numbers.shape), where=drawable), -1, 1)
+    part = np.clip(_parts(numbers, limit, drawable), -1, 1)
     levels = np.where(part < 0, 128 - _half_up(-part * 128), 128 + _half_up(part * 127)).astype(np.uint8)
     for mark, where in (
         (NEGATIVE_INFINITY, np.isneginf(numbers)),
@@ -107,7 +113,7 @@ def color_levels(values: Array, limits: Array | float) -> Array:
     return levels
 
 
-def _oklch(lightness: float, chroma: float, hue: float) -> Rgb:
+def _oklch(lightness: float | int, chroma: float | int, hue: float | int) -> Rgb:
     """Oklch (lightness 0…1, chroma, hue in degrees) to sRGB; chroma is lowered until the color exists."""
     angle = hue * math.pi / 180
     scale = 1.0
@@ -127,12 +133,12 @@ def _oklch(lightness: float, chroma: float, hue: float) -> Rgb:
         scale -= 0.02
 
 
-def _encode(value: float) -> int:
+def _encode(value: float | int) -> int:
     encoded = 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
     return math.floor(255 * encoded + 0.5)
 
 
-def _diverging(theme: Theme, negative_hue: float, positive_hue: float) -> Array:
+def _diverging(theme: Theme, negative_hue: float | int, positive_hue: float | int) -> Array:
     """Both arms walk through the same lightness, so that equal magnitudes look equally strong."""
     neutral, end, chroma = (0.984, 0.44, 0.165) if theme == "light" else (0.2, 0.83, 0.16)
     colors = []

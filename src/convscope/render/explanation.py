@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convscope.render.colormap import STEPS, Rgb, Scale, color_indices
-from convscope.render.figure import LARGE, SMALL, TONES, Figure, Pixels, Rectangle, Tone, Words, above, beside, line
+from convscope.render.figure import (
+    LARGE,
+    SMALL,
+    TONES,
+    Figure,
+    Length,
+    Pixels,
+    Rectangle,
+    Tone,
+    Words,
+    above,
+    beside,
+    line,
+)
 from convscope.render.grid import enlarge, reduce
-from convscope.render.number import format_number, format_signed
+from convscope.render.number import format_cell, format_signed
 from convscope.render.panel import WIDTH, Style, Tiles, color_bar, panel, rgb, share_width, true_range
 
 if TYPE_CHECKING:
@@ -66,7 +79,7 @@ class _Plane:
             readable = dark if bright else light
             tone = "ink" if readable == TONES[style.theme]["ink"] else "ground"
             left, top = column * cell + cell / 2, row * cell + cell / 2 - 7
-            words.append(Words(top, left, format_number(float(value), 2), 10, tone, "center"))
+            words.append(Words(top, left, format_cell(float(value)), 10, tone, "center"))
         return words
 
 
@@ -86,8 +99,8 @@ def _steps(view: View, style: Style) -> Figure:
     return above([*rows, _sum(view, order, sums), beside([_bar(plane, style) for plane in planes], gap=24)], gap=10)
 
 
-def _wide(figure: Figure, width: float) -> Figure:
-    return Figure(figure.height, max(width, figure.width), figure.items)
+def _wide(figure: Figure, width: Length) -> Figure:
+    return Figure(figure.height, max(width, figure.width), figure.items, figure.parts)
 
 
 def _names(planes: list[_Plane], view: View, style: Style) -> Figure:
@@ -110,13 +123,14 @@ def _bar(plane: _Plane, style: Style) -> Figure:
 def _sum(view: View, order: Array, sums: Array) -> Figure:
     shown = float(sums[order].sum())
     others = len(sums) - len(order)
-    bias = float(view["bias"].ravel()[0]) if "bias" in view.arrays and view["bias"].size else 0.0
     parts = [
         f"Σ of these {len(order)} channels {format_signed(shown)}" if len(order) > 1 else f"Σ {format_signed(shown)}"
     ]
     if others:
         parts.append(f"the other {others:,} channels {format_signed(float(sums.sum()) - shown)}")
-    parts += [f"bias {format_signed(bias)}", f"result {format_signed(float(view['result'].ravel()[0]))}"]
+    if "bias" in view.arrays and view["bias"].size:
+        parts.append(f"bias {format_signed(float(view['bias'].ravel()[0]))}")
+    parts += [f"result {format_signed(float(view['result'].ravel()[0]))}"]
     return line(" + ".join(parts[:-1]) + " = " + parts[-1], LARGE, "ink", strong=True)
 
 
@@ -145,12 +159,36 @@ def _panels(view: View, style: Style, shown: list[tuple[str, str]]) -> Figure:
         values = view[name]
         by_channel = values.ndim == 3
         channels = view.arrays.get("channel", np.arange(len(values)))
+        mark = _patch(view) if name == "input" else None if by_channel else _position(view)
         labels = [str(each) for each in channels] if by_channel and len(channels) == len(values) else []
         tiles = values[:, None] if by_channel else values[None, None]
         figures.append(
-            panel(Tiles(title, tiles, true_range(view.meta, name, values), labels), style, share_width(len(present)))
+            panel(
+                Tiles(title, tiles, true_range(view.meta, name, values), labels, mark=mark),
+                style,
+                share_width(len(present)),
+            )
         )
     return beside(figures, gap=28)
+
+
+def _position(view: View) -> tuple[int, int, int, int] | None:
+    """The output position that is explained, as a box of one cell."""
+    position = view.meta.get("position")
+    return (int(position[0]), int(position[1]), 1, 1) if position and "patch" in view.arrays else None
+
+
+def _patch(view: View) -> tuple[int, int, int, int] | None:
+    """The part of the input that the patch covers, without the padding."""
+    if not {"patch_row", "patch_column"} <= set(view.arrays):
+        return None
+    rows, columns = view["patch_row"], view["patch_column"]
+    inside_rows = rows[(rows >= 0) & (rows < view["input"].shape[1])]
+    inside_columns = columns[(columns >= 0) & (columns < view["input"].shape[2])]
+    if not inside_rows.size or not inside_columns.size:
+        return None
+    top, left = int(inside_rows.min()), int(inside_columns.min())
+    return top, left, int(inside_rows.max()) - top + 1, int(inside_columns.max()) - left + 1
 
 
 def signed_colors(style: Style) -> tuple[Rgb, Rgb]:

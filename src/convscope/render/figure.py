@@ -6,20 +6,22 @@ Lengths are CSS pixels. ``top`` and ``left`` count from the figure's corner.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from PIL import ImageFont
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from convscope.render.colormap import Rgb, Theme
     from convscope.view import Array
 
-Tone = Literal["ink", "quiet", "line", "paper", "ground", "alarm"]
+Tone = Literal["ink", "quiet", "line", "paper", "ground", "alarm", "accent"]
 Align = Literal["left", "center", "right"]
+# Spelled out because run-time type checks, unlike mypy, don't take a whole number for a float.
+Length = float | int
 
 SMALL, LARGE = 12, 15
 
@@ -27,10 +29,11 @@ TONES: dict[Theme, dict[Tone, Rgb]] = {
     "light": {
         "ink": (26, 28, 31),
         "quiet": (98, 103, 110),
-        "line": (208, 211, 215),
+        "line": (190, 194, 199),
         "paper": (236, 237, 239),
         "ground": (255, 255, 255),
         "alarm": (176, 42, 0),
+        "accent": (194, 24, 91),
     },
     "dark": {
         "ink": (232, 233, 235),
@@ -39,6 +42,7 @@ TONES: dict[Theme, dict[Tone, Rgb]] = {
         "paper": (38, 41, 45),
         "ground": (17, 19, 21),
         "alarm": (255, 150, 96),
+        "accent": (255, 92, 147),
     },
 }
 
@@ -47,8 +51,8 @@ TONES: dict[Theme, dict[Tone, Rgb]] = {
 class Pixels:
     """A picture drawn one to one: uint8 ``[row, column, 3]``."""
 
-    top: float
-    left: float
+    top: Length
+    left: Length
     colors: Array
 
 
@@ -56,8 +60,8 @@ class Pixels:
 class Words:
     """One line of text; ``top`` is the top of its line, ``left`` where it starts, is centered or ends."""
 
-    top: float
-    left: float
+    top: Length
+    left: Length
     text: str
     size: int = SMALL
     tone: Tone = "ink"
@@ -69,10 +73,10 @@ class Words:
 class Rectangle:
     """A filled rectangle, or only its outline."""
 
-    top: float
-    left: float
-    height: float
-    width: float
+    top: Length
+    left: Length
+    height: Length
+    width: Length
     color: Tone | Rgb = "line"
     outline: bool = False
 
@@ -82,41 +86,45 @@ Item = Pixels | Words | Rectangle
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """Items in a box. Figures are put together by :func:`above` and :func:`beside`."""
+    """Items in a box, and smaller figures placed in it. Put together by :func:`above` and :func:`beside`."""
 
-    height: float
-    width: float
+    height: Length
+    width: Length
     items: tuple[Item, ...] = ()
+    parts: tuple[tuple[Length, Length, Figure], ...] = ()  # (top, left, figure)
 
-    def moved(self, top: float, left: float) -> tuple[Item, ...]:
-        """The items, with the figure's corner at (top, left)."""
-        return tuple(replace(item, top=item.top + top, left=item.left + left) for item in self.items)
+    def placed(self, top: Length = 0, left: Length = 0) -> Iterator[tuple[Item, Length, Length]]:
+        """Every item with the (top, left) of its own corner, when the figure's corner is at ``top``, ``left``."""
+        for item in self.items:
+            yield item, top + item.top, left + item.left
+        for part_top, part_left, figure in self.parts:
+            yield from figure.placed(top + part_top, left + part_left)
 
 
-def above(figures: Sequence[Figure], gap: float = 8) -> Figure:
+def above(figures: Sequence[Figure], gap: Length = 8) -> Figure:
     """One under the other, left edges in line."""
-    items: list[Item] = []
-    top = 0.0
+    parts: list[tuple[Length, Length, Figure]] = []
+    top: Length = 0
     for figure in figures:
-        items += figure.moved(top, 0)
+        parts.append((top, 0, figure))
         top += figure.height + gap
-    return Figure(max(0.0, top - gap), max((figure.width for figure in figures), default=0), tuple(items))
+    return Figure(max(0, top - gap), max((figure.width for figure in figures), default=0), (), tuple(parts))
 
 
-def beside(figures: Sequence[Figure], gap: float = 24, middle: bool = False) -> Figure:
+def beside(figures: Sequence[Figure], gap: Length = 24, middle: bool = False) -> Figure:
     """Next to each other, top edges (or middles) in line."""
-    items: list[Item] = []
+    parts: list[tuple[Length, Length, Figure]] = []
     height = max((figure.height for figure in figures), default=0)
-    left = 0.0
+    left: Length = 0
     for figure in figures:
-        items += figure.moved((height - figure.height) / 2 if middle else 0, left)
+        parts.append(((height - figure.height) / 2 if middle else 0, left, figure))
         left += figure.width + gap
-    return Figure(height, max(0.0, left - gap), tuple(items))
+    return Figure(height, max(0, left - gap), (), tuple(parts))
 
 
-def framed(figure: Figure, margin: float = 20) -> Figure:
+def framed(figure: Figure, margin: Length = 20) -> Figure:
     """The figure with an empty margin around it."""
-    return Figure(figure.height + 2 * margin, figure.width + 2 * margin, figure.moved(margin, margin))
+    return Figure(figure.height + 2 * margin, figure.width + 2 * margin, (), ((margin, margin, figure),))
 
 
 def line(text: str, size: int = SMALL, tone: Tone = "ink", strong: bool = False) -> Figure:
@@ -125,7 +133,7 @@ def line(text: str, size: int = SMALL, tone: Tone = "ink", strong: bool = False)
     return Figure(round(size * 1.4), width, (Words(0, 0, text, size, tone, strong=strong),))
 
 
-def paragraph(text: str, width: float, size: int = SMALL, tone: Tone = "ink", strong: bool = False) -> Figure:
+def paragraph(text: str, width: Length, size: int = SMALL, tone: Tone = "ink", strong: bool = False) -> Figure:
     """Text broken into lines of at most ``width``; a word that is longer than a line is cut."""
     lines: list[str] = []
     for word in text.split():
@@ -137,7 +145,7 @@ def paragraph(text: str, width: float, size: int = SMALL, tone: Tone = "ink", st
     return above([line(each, size, tone, strong) for each in lines], gap=0)
 
 
-def shortened(text: str, width: float, size: int = SMALL) -> str:
+def shortened(text: str, width: Length, size: int = SMALL) -> str:
     """The text, cut with an ellipsis where it is wider than ``width``."""
     if text_width(text, size) <= width:
         return text
@@ -149,7 +157,7 @@ def shortened(text: str, width: float, size: int = SMALL) -> str:
 
 
 @cache
-def font(size: float) -> ImageFont.FreeTypeFont:
+def font(size: Length) -> ImageFont.FreeTypeFont:
     """Pillow's own font: the same pixels on every machine."""
     loaded = ImageFont.load_default(size)
     if not isinstance(loaded, ImageFont.FreeTypeFont):
@@ -157,7 +165,7 @@ def font(size: float) -> ImageFont.FreeTypeFont:
     return loaded
 
 
-def text_width(text: str, size: float) -> float:
+def text_width(text: str, size: Length) -> float:
     """The width of a line of text."""
     return float(font(size).getlength(drawable(text)))
 

@@ -82,14 +82,19 @@ def wanted_side(count: int) -> int:
     return 28
 
 
-def arrange(count: int, rows: int, columns: int, slices: int, width: int) -> Arrangement:
+def arrange(
+    count: int, rows: int, columns: int, slices: int, width: int, side: int | None = None, labeled: bool = True
+) -> Arrangement:
     """Fit ``count`` tiles of ``slices`` little pictures of rows × columns each into about ``width`` pixels.
 
-    Where that gets too high, the sheet gets wider, then the tiles smaller, and at last some tiles are left out.
+    ``side`` is the wanted side of a tile. Where the sheet gets too high, it gets wider, then the tiles smaller, and at
+    last some tiles are left out.
     """
     across = math.ceil(math.sqrt(slices))
     down = math.ceil(slices / across)
-    side = wanted_side(count)
+    if side is None:
+        across_wanted = count if count <= 4 else math.ceil(math.sqrt(1.5 * count))
+        side = max(LABEL_FROM, min(wanted_side(count), int(width / across_wanted) - 8))
     while True:
         each = side / across
         larger = max(rows, columns, 1)
@@ -103,18 +108,21 @@ def arrange(count: int, rows: int, columns: int, slices: int, width: int) -> Arr
             down * one_high + down + 1,
             across * one_wide + across + 1,
             max(width, across * one_wide + across + 1),
+            labeled,
         )
         if found.shown == count or side < 12:
             return found
         side = side * 3 // 4
 
 
-def _columns_of(count: int, factor: int, reduction: int, tile_height: int, tile_width: int, width: int) -> Arrangement:
+def _columns_of(
+    count: int, factor: int, reduction: int, tile_height: int, tile_width: int, width: int, labeled: bool
+) -> Arrangement:
     gap = 6 if tile_width >= LABEL_FROM else 3
-    label = LABEL if tile_width >= LABEL_FROM else 0
+    label = LABEL if labeled and tile_width >= LABEL_FROM else 0
     step_down, step_across = tile_height + label + gap, tile_width + gap
     # Wider than high, as screens and pages are; never wider than asked for unless it would get too high.
-    liked = math.ceil(math.sqrt(count * 1.5 * step_down / step_across))
+    liked = count if count <= 4 else math.ceil(math.sqrt(count * 1.5 * step_down / step_across))
     columns = max(1, min(count, liked, (width + gap) // step_across))
     rows_that_fit = max(1, HIGHEST // step_down)
     if math.ceil(count / columns) > rows_that_fit:

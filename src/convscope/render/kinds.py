@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convscope.render.explanation import convolution
-from convscope.render.figure import LARGE, SMALL, Figure, Words, above, beside, framed, line, shortened
+from convscope.render.figure import LARGE, SMALL, Figure, Words, above, beside, framed, line, shortened, text_width
 from convscope.render.number import format_number
 from convscope.render.panel import WIDTH, Style, Tiles, heading, panel, share_width, true_range
 from convscope.render.predictions import predictions
@@ -91,7 +91,21 @@ def kernels(view: View, style: Style) -> Figure:
         tiles.append(
             Tiles(title, values, true_range(view.meta, name, view[name]), labels, color, _slice_notes(view, color))
         )
-    return _side_by_side(tiles, style)
+    body = _side_by_side(tiles, style)
+    if "image_gradient" in view.arrays and view["image_gradient"].ndim == 5:
+        return above([body, _by_image(view, style, color)], gap=24)
+    return body
+
+
+def _by_image(view: View, style: Style, color: bool) -> Figure:
+    """Each image's own weight gradient of the first unit, and what part of the batch's it is."""
+    values = view["image_gradient"][:, 0]
+    labels = [f"image {image}" for image in range(len(values))]
+    if "image_share" in view.arrays:
+        shares = view["image_share"][:, 0]
+        labels = [f"{label}: {format_number(float(share), 2)}" for label, share in zip(labels, shares, strict=True)]
+    title = "each image's own weight gradient, and its share of the batch's"
+    return panel(Tiles(title, values, true_range(view.meta, "image_gradient", values), labels, color), style)
 
 
 def _slice_notes(view: View, color: bool) -> list[str]:
@@ -115,7 +129,15 @@ def _matrix(view: View, name: str, title: str) -> Tiles:
         note = "a row per unit, a column per input channel"
     else:
         note = f"a row per unit, its {values.shape[1]:,} weights of largest magnitude from left to right"
-    return Tiles(title, values[None, None], true_range(view.meta, name, view[name]), (), False, [note])
+    return Tiles(
+        title,
+        values[None, None],
+        true_range(view.meta, name, view[name]),
+        (),
+        False,
+        [note],
+        side=min(720, 12 * max(values.shape)),
+    )
 
 
 def spatial_gradients(view: View, style: Style) -> Figure:
@@ -139,7 +161,7 @@ def maps(view: View, style: Style) -> Figure:
             [
                 Tiles(
                     title,
-                    view[name].reshape(-1, 1, *view[name].shape[2:]),
+                    _one_after_the_other(view[name]),
                     true_range(view.meta, name, view[name]),
                     labels,
                 )
@@ -161,6 +183,11 @@ def maps(view: View, style: Style) -> Figure:
     return above(rows, gap=20)
 
 
+def _one_after_the_other(values: Array) -> Array:
+    images, units, rows, columns = values.shape
+    return values.reshape(images * units, 1, rows, columns)
+
+
 def _side_by_side(tiles: Sequence[Tiles], style: Style) -> Figure:
     width = share_width(len(tiles))
     return beside([panel(each, style, width) for each in tiles], gap=28)
@@ -168,8 +195,6 @@ def _side_by_side(tiles: Sequence[Tiles], style: Style) -> Figure:
 
 def table(view: View, style: Style) -> Figure:  # noqa: ARG001 - every kind is drawn with the same two arguments
     """Every array's name, axes, type and range: what is shown of a kind that this version can't draw."""
-    lefts = (0, 190, 620, 720, 830, 940)
-    widths = [following - left - 12 for left, following in zip(lefts, (*lefts[1:], 1060), strict=True)]
     lines: list[tuple[Any, ...]] = [("array", "axes", "type", "minimum", "maximum", "not finite")]
     for name, array in view.arrays.items():
         axes = (
@@ -189,10 +214,12 @@ def table(view: View, style: Style) -> Figure:  # noqa: ARG001 - every kind is d
                 f"{other:,}",
             )
         )
+    widths = [min(430.0, max(text_width(str(cell), SMALL) for cell in column)) for column in zip(*lines, strict=True)]
+    lefts = [sum(widths[:column]) + 28 * column for column in range(len(widths))]
     items = [
         Words(20 * row, left, shortened(str(text), width), SMALL, "quiet" if row == 0 else "ink")
         for row, cells in enumerate(lines)
         for left, width, text in zip(lefts, widths, cells, strict=True)
     ]
     note = line(f"a View of kind {view.kind!r}, shown as the table of its arrays", SMALL, "quiet")
-    return above([note, Figure(20 * len(lines), 1060, tuple(items))], gap=12)
+    return above([note, Figure(20 * len(lines), lefts[-1] + widths[-1], tuple(items))], gap=12)

@@ -7,7 +7,7 @@ import math
 MINUS = "\N{MINUS SIGN}"
 
 
-def format_number(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | int | None, digits: int = 3) -> str:
     """A number in at most a few characters; None is a dash.
 
     >>> [format_number(value) for value in (371.7, 0.01234, 14208, 0.0, None)]
@@ -35,7 +35,23 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return _true_minus(f"{value:.{decimals}f}")
 
 
-def format_signed(value: float) -> str:
+def format_cell(value: float | int) -> str:
+    """What fits a small cell: two digits, no leading zero.
+
+    >>> [format_cell(value) for value in (0.047, 371.7, 1.5, 0.0)]
+    ['.047', '372', '1.5', '0']
+    """
+    magnitude = abs(value)
+    if value == 0 or not math.isfinite(value):
+        return format_number(value)
+    if magnitude >= 1e4 or magnitude < 1e-2:
+        mantissa, exponent = f"{value:.0e}".split("e")
+        return _true_minus(f"{mantissa}e{int(exponent)}")
+    text = f"{value:.0f}" if magnitude >= 100 else f"{value:.2g}"
+    return _true_minus(text.replace("0.", ".", 1) if magnitude < 1 else text)
+
+
+def format_signed(value: float | int) -> str:
     """Like :func:`format_number`, with a plus sign where it is one."""
     return f"+{format_number(value)}" if value > 0 else format_number(value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from convscope.render.figure import (
     SMALL,
     TONES,
     Figure,
+    Length,
     Pixels,
     Rectangle,
     Words,
@@ -61,7 +62,7 @@ class Style:
     theme: Theme = "light"
     signed: str = "orange-blue"
     positive: str = "viridis"
-    scale: Literal["layer", "unit"] | float = "layer"
+    scale: str | float | int = "layer"
 
     def __post_init__(self) -> None:
         if self.theme not in THEMES:
@@ -91,6 +92,8 @@ class Tiles:
     labels: Sequence[str] = ()
     color: bool = False
     notes: Sequence[str] = field(default_factory=tuple)
+    side: int | None = None  # wanted, in pixels; by their number where it is None
+    mark: tuple[int, int, int, int] | None = None  # (row, column, rows, columns) to frame in every tile
 
 
 def true_range(meta: Mapping[str, Any], name: str, values: Array) -> Mapping[str, Any]:
@@ -100,14 +103,14 @@ def true_range(meta: Mapping[str, Any], name: str, values: Array) -> Mapping[str
     return {**value_range(values), **stated} if complete and isinstance(stated, dict) else value_range(values)
 
 
-def panel(tiles: Tiles, style: Style, width: float = WIDTH) -> Figure:
+def panel(tiles: Tiles, style: Style, width: Length = WIDTH) -> Figure:
     """The panel as a figure of about this width."""
     count, slices, rows, columns = tiles.values.shape
-    heading = line(tiles.title, SMALL, "ink", strong=True)
+    heading = [line(tiles.title, SMALL, "ink", strong=True)] if tiles.title else []
     if tiles.values.size == 0:
-        return above([heading, line("empty: nothing to draw", SMALL, "quiet")])
+        return above([*heading, line("empty: nothing to draw", SMALL, "quiet")])
     drawn_slices = 1 if tiles.color else slices
-    arrangement = arrange(count, rows, columns, drawn_slices, int(width))
+    arrangement = arrange(count, rows, columns, drawn_slices, int(width), tiles.side, bool(tiles.labels))
     values = reduce(tiles.values[: arrangement.shown], arrangement.reduction)
     if np.iscomplexobj(values):  # pragma: no cover - no method makes them
         values = np.abs(values)
@@ -115,11 +118,17 @@ def panel(tiles: Tiles, style: Style, width: float = WIDTH) -> Figure:
     tones = TONES[style.theme]
     colors = _colors(values, scale, None if limits is None else limits[: arrangement.shown], tiles.color, style)
     pixels = sheet(colors, arrangement, tones["ground"], tones["line"])
-    items: list[Pixels | Words] = [Pixels(0, 0, pixels)]
+    items: list[Pixels | Words | Rectangle] = [Pixels(0, 0, pixels)]
     if arrangement.label:
         for index, label in enumerate(list(tiles.labels)[: arrangement.shown]):
             top, left = arrangement.place(index)
             items.append(Words(top + arrangement.tile_height, left + 1, label, 10, "quiet"))
+    if tiles.mark is not None:
+        cell = arrangement.factor / arrangement.reduction
+        row, column, height, across = (size * cell for size in tiles.mark)
+        for index in range(arrangement.shown):
+            top, left = arrangement.place(index)
+            items.append(Rectangle(top + row - 1, left + column - 1, height + 4, across + 4, "accent", outline=True))
     picture = Figure(arrangement.height, arrangement.width, tuple(items))
     notes = list(tiles.notes)
     if arrangement.reduction > 1:
@@ -127,8 +136,8 @@ def panel(tiles: Tiles, style: Style, width: float = WIDTH) -> Figure:
     if arrangement.shown < count:
         notes.append(f"the first {arrangement.shown:,} of {count:,}: no more fit into one picture")
     clipped = 0 if isinstance(style.scale, str) else _clipped_count(tiles.values, scale)
-    legend = _legend(tiles, scale, style, clipped, notes, max(arrangement.width, min(width, 340)))
-    return above([heading, picture, legend])
+    legend = _legend(tiles, scale, style, clipped, notes, max(arrangement.width, min(width, 420)))
+    return above([*heading, picture, legend])
 
 
 def _scale(tiles: Tiles, style: Style) -> tuple[Scale, Array | None]:
@@ -156,7 +165,7 @@ def _clipped_count(values: Array, scale: Scale) -> int:
     return int(((indices == CLIPPED_HIGH) | (indices == CLIPPED_LOW)).sum())
 
 
-def _legend(tiles: Tiles, scale: Scale, style: Style, clipped: int, notes: Sequence[str], width: float) -> Figure:
+def _legend(tiles: Tiles, scale: Scale, style: Style, clipped: int, notes: Sequence[str], width: Length) -> Figure:
     found = tiles.value_range
     shared = {"layer": "one scale for all", "unit": "each its own scale"}.get(str(style.scale), "a chosen scale")
     statement = [
@@ -208,7 +217,7 @@ def color_bar(scale: Scale, style: Style, color: bool = False, own: bool = False
     else:
         table = style.palette(scale.signed)[:STEPS]
     bar = np.repeat(table[None], height, axis=0)
-    high = "its maximum" if own else format_signed(scale.limit)
+    high = "its maximum" if own else (format_signed if scale.signed else format_number)(scale.limit)
     low = ("its minimum" if own else format_number(-scale.limit)) if scale.signed else "0"
     if own and scale.signed:
         low, high = f"{MINUS}its largest", "+its largest"
@@ -219,7 +228,7 @@ def color_bar(scale: Scale, style: Style, color: bool = False, own: bool = False
     return Figure(height + 2 + round(SMALL * 1.4), width, (Pixels(0, 0, bar), *words))
 
 
-def heading(title: str, caption: str, warnings: Sequence[str], width: float) -> Figure:
+def heading(title: str, caption: str, warnings: Sequence[str], width: Length) -> Figure:
     """What a figure starts with: the target, what is shown, and when it misleads."""
     rows = [line(title, LARGE, "ink", strong=True)] if title else []
     if caption:
@@ -228,6 +237,6 @@ def heading(title: str, caption: str, warnings: Sequence[str], width: float) -> 
     return above(rows, gap=4)
 
 
-def share_width(panels: int) -> float:
+def share_width(panels: int) -> int:
     """The width of each of several panels that lie beside each other."""
     return math.floor((WIDTH - 28 * (panels - 1)) / panels)

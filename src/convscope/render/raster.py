@@ -12,6 +12,7 @@ from convscope.render.figure import TONES, Figure, Pixels, Rectangle, Words, dra
 
 if TYPE_CHECKING:
     from convscope.render.colormap import Rgb, Theme
+    from convscope.render.figure import Length
     from convscope.view import Array
 
 # Twice as many pixels as CSS has make text sharp on today's screens; a large figure is drawn with one each.
@@ -29,32 +30,32 @@ def raster(figure: Figure, theme: Theme) -> Array:
     size = (min(HIGHEST_SIDE, round(figure.width * scale)), min(HIGHEST_SIDE, round(figure.height * scale)))
     image = Image.new("RGB", (max(1, size[0]), max(1, size[1])), tones["ground"])
     pen = ImageDraw.Draw(image)
-    for item in figure.items:
-        top, left = item.top * scale, item.left * scale
+    for item, top, left in figure.placed():
         if isinstance(item, Pixels):
             picture = Image.fromarray(np.ascontiguousarray(item.colors))
             enlarged = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-            image.paste(enlarged, (round(left), round(top)))
+            image.paste(enlarged, (round(left * scale), round(top * scale)))
         elif isinstance(item, Rectangle):
-            _rectangle(pen, item, tones[item.color] if isinstance(item.color, str) else item.color, scale)
+            _rectangle(pen, item, top, left, tones[item.color] if isinstance(item.color, str) else item.color, scale)
         else:
-            _words(pen, item, tones[item.tone], scale)
+            _words(pen, item, top, left, tones[item.tone], scale)
     return np.asarray(image)
 
 
-def _rectangle(pen: ImageDraw.ImageDraw, item: Rectangle, color: Rgb, scale: int) -> None:
+def _rectangle(pen: ImageDraw.ImageDraw, item: Rectangle, top: Length, left: Length, color: Rgb, scale: int) -> None:
     if item.height <= 0 or item.width <= 0:
         return
-    left, top = round(item.left * scale), round(item.top * scale)
-    right = max(left, round((item.left + item.width) * scale) - 1)
-    bottom = max(top, round((item.top + item.height) * scale) - 1)
+    first_column, first_row = round(left * scale), round(top * scale)
+    last_column = max(first_column, round((left + item.width) * scale) - 1)
+    last_row = max(first_row, round((top + item.height) * scale) - 1)
+    box = (first_column, first_row, last_column, last_row)
     if item.outline:
-        pen.rectangle((left, top, right, bottom), outline=color, width=scale)
+        pen.rectangle(box, outline=color, width=scale)
     else:
-        pen.rectangle((left, top, right, bottom), fill=color)
+        pen.rectangle(box, fill=color)
 
 
-def _words(pen: ImageDraw.ImageDraw, item: Words, color: Rgb, scale: int) -> None:
+def _words(pen: ImageDraw.ImageDraw, item: Words, top: Length, left: Length, color: Rgb, scale: int) -> None:
     text = drawable(item.text)
     if not text:
         return
@@ -62,8 +63,8 @@ def _words(pen: ImageDraw.ImageDraw, item: Words, color: Rgb, scale: int) -> Non
     size = item.size * scale
     # Pillow's font has one weight; a hair of stroke makes the second.
     stroke = 0.018 * size if item.strong else 0
-    baseline = item.top * scale + 1.05 * size
-    pen.text((item.left * scale, baseline), text, color, font(size), anchor=f"{anchor}s", stroke_width=stroke)
+    baseline = top * scale + 1.05 * size
+    pen.text((left * scale, baseline), text, color, font(size), anchor=f"{anchor}s", stroke_width=stroke)
 
 
 def png_bytes(pixels: Array, description: str = "") -> bytes:
@@ -72,7 +73,8 @@ def png_bytes(pixels: Array, description: str = "") -> bytes:
 
     information = PngInfo()
     if description:
-        information.add_itxt("Description", description)
+        # Lone surrogates, which a file name may hold, can't be written.
+        information.add_itxt("Description", description.encode("utf-8", "replace").decode())
     buffer = BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", pnginfo=information, compress_level=6)
     return buffer.getvalue()

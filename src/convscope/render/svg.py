@@ -12,6 +12,7 @@ from convscope.render.raster import png_bytes
 
 if TYPE_CHECKING:
     from convscope.render.colormap import Rgb, Theme
+    from convscope.render.figure import Length
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 _ANCHORS = {"left": "start", "center": "middle", "right": "end"}
@@ -29,8 +30,8 @@ def svg(figure: Figure, theme: Theme, title: str) -> str:
         f"<title>{text(title)}</title>",
         f'<rect width="{width}" height="{height}" fill="{_hexadecimal(tones["ground"])}"/>',
     ]
-    for item in figure.items:
-        place = f'x="{_number(item.left)}" y="{_number(item.top)}"'
+    for item, top, left in figure.placed():
+        place = f'x="{_number(left)}" y="{_number(top)}"'
         if isinstance(item, Pixels):
             parts.append(_image(item, place))
         elif isinstance(item, Rectangle):
@@ -39,7 +40,7 @@ def svg(figure: Figure, theme: Theme, title: str) -> str:
             paint = f'fill="none" stroke="{color}"' if item.outline else f'fill="{color}"'
             parts.append(f"<rect {place} {size} {paint}/>")
         else:
-            parts.append(_text(item, _hexadecimal(tones[item.tone])))
+            parts.append(_text(item, top, left, _hexadecimal(tones[item.tone])))
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -61,15 +62,15 @@ def _image(item: Pixels, place: str) -> str:
     )
 
 
-def _text(item: Words, color: str) -> str:
+def _text(item: Words, top: Length, left: Length, color: str) -> str:
     weight = ' font-weight="600"' if item.strong else ""
     return (
-        f'<text x="{_number(item.left)}" y="{_number(item.top + 1.05 * item.size)}" font-size="{item.size}" '
+        f'<text x="{_number(left)}" y="{_number(top + 1.05 * item.size)}" font-size="{item.size}" '
         f'fill="{color}" text-anchor="{_ANCHORS[item.align]}"{weight}>{text(item.text)}</text>'
     )
 
 
-def _number(value: float) -> str:
+def _number(value: Length) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
