@@ -14,8 +14,8 @@ import torch
 from convscope.network.receptive_field import squash
 
 if TYPE_CHECKING:
+    from convscope.network.footprint import Footprint
     from convscope.network.layer import Axis, Kernel
-    from convscope.network.propagation import Footprint
     from convscope.trace import Call
 
 FIRST: tuple[Axis, ...] = ("image", "channel", "row", "column")

@@ -21,7 +21,7 @@ from convscope.trace import Call, Trace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convscope.network.propagation import Parts
+    from convscope.network.footprint import Parts
 
 
 @dataclass(frozen=True, eq=False)

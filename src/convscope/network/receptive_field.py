@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from convscope.network.propagation import Footprint, Parts
+    from convscope.network.footprint import Footprint, Parts
 
 
 @dataclass(frozen=True)
