@@ -37,7 +37,9 @@ _log = logging.getLogger("convscope")
 def explain(status: int, error: schema.ErrorBody) -> Response:
     """An error in the one shape all of them have."""
     content = schema.ErrorAnswer(error=error).model_dump_json().encode()
-    return Response(content, status, media_type="application/json")
+    # A body that is too long has not been read to its end, and never will be.
+    headers = {"connection": "close"} if status == 413 else None
+    return Response(content, status, headers, media_type="application/json")
 
 
 def explain_known(error: ConvscopeError) -> Response:

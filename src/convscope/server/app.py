@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 
 from convscope._version import __version__
@@ -110,6 +111,8 @@ class _Route(APIRoute):
                 return await handle(request)
             except (ConvscopeError, HTTPException, RequestValidationError):
                 raise
+            except ClientDisconnect:
+                return answers.explain_known(Cancelled("the client went away"))
             except Exception as error:
                 return answers.explain_unexpected(error)
 

@@ -133,7 +133,8 @@ class Guard:
             headers = _single_headers(scope)
             self._check(scope, headers)
         except _Denied as denied:
-            await _answer(guarded, denied.status, _explain(scope, denied))
+            # Whatever body follows is not read.
+            await _answer(guarded, denied.status, _explain(scope, denied), ((b"connection", b"close"),))
             return
         if self._first_visit(scope):
             await self._welcome(scope, guarded)

@@ -15,6 +15,7 @@ from convscope.server.guard import new_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from convscope.server.bundle import Bundle
     from convscope.server.session import Session
@@ -31,6 +32,11 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._session = session
         self._listening = listening
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Once is enough: ending takes seconds at most, and a second Ctrl-C would only cut it short with noise."""
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
