@@ -106,7 +106,6 @@ def test_files(folder: Path) -> None:
         (lambda folder: folder / "missing", "no such file"),
         (lambda folder: folder / "notes.txt", "no image could be read"),
         (lambda folder: folder / "empty", "no images in the folder"),
-        (lambda _: [], "list is empty"),
         (lambda _: 7, "can't take images from a int"),
         (lambda _: np.zeros((0, 4, 4, 3)), "empty"),
     ],
@@ -117,6 +116,14 @@ def test_nothing_to_load(tmp_path: Path, make: Any, message: str) -> None:
     with pytest.raises(ConvscopeError, match=message) as caught:
         load_images(make(tmp_path))
     assert caught.value.next_step
+
+
+def test_an_empty_list_is_a_set_to_add_to() -> None:
+    images = load_images([])
+    assert len(images) == 0
+    with pytest.raises(UnknownName, match="the set is empty"):
+        images[0]
+    assert images.add(png(), "first").id == 0
 
 
 def test_ids_never_change(folder: Path) -> None:

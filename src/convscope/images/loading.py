@@ -46,7 +46,8 @@ def load_images(source: Any) -> ImageSet:
     if isinstance(source, ImageSet):
         return source
     if isinstance(source, (list, tuple)) and all(isinstance(each, (str, os.PathLike)) for each in source):
-        return _load_files([(Path(each), Path(each).name) for each in source], "list")
+        files = [(Path(each), Path(each).name) for each in source]
+        return _load_files(files, "list") if files else ImageSet([])  # images can still be added
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _load_items(source)
     raise ConvscopeError(
@@ -110,7 +111,7 @@ def _load_files(files: list[tuple[Path, str]], source: str, skipped: list[tuple[
         label_name = None if label is None else printable(classes[label])
         images.append(Image(len(images), printable(name), origin, label, label_name))
     if not images:
-        name, reason = skipped[0] if skipped else ("", "the list is empty")
+        name, reason = skipped[0]
         raise BadImage(f"no image could be read: {reason}", where=name or source, next_step=f"give {_FORMATS} files")
     return ImageSet(images, skipped=skipped, classes=[printable(name) for name in numbers], source=source)
 

@@ -258,7 +258,7 @@ def test_torchvision_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert str(caught.value) == (
         "the pretrained weights of torchvision:resnet18 couldn't be fetched (https://download.pytorch.org/models/"
         "resnet18-f37072fd.pth: <urlopen error Name or service not known>). Next: give a file you have by "
-        "`--weights FILE.safetensors`, or look at an untrained network by `--random-weights`."
+        "`--weights FILE.safetensors`, or look at an untrained network by `--weights random`."
     )
 
 

@@ -32,7 +32,7 @@ def explained(source: str, place: str) -> Iterator[None]:
             f"the pretrained weights of {source} couldn't be fetched",
             where=f"{place}: {reason}" if place else reason,
             next_step="give a file you have by `--weights FILE.safetensors`, or look at an untrained network "
-            "by `--random-weights`",
+            "by `--weights random`",
         ) from error
     finally:
         if before is None:
