@@ -9,6 +9,7 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ from convscope.methods.base import describe, method_class, method_names
 from convscope.progress import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from convscope.images import Image, ImageSet
     from convscope.methods.base import Method
@@ -142,7 +143,8 @@ class Session:
         report(0, 1, "opening the network")
         opened = self._opener()
         # Both are lazy and cost a forward pass: here, not in the first request.
-        _ = opened.network.layers, opened.network.fingerprint
+        with _one_thread():
+            _ = opened.network.layers, opened.network.fingerprint
         self.methods, self.unavailable = describe_methods()
         report(1, 1, "opening the network")
         return opened
@@ -222,6 +224,19 @@ def _identity(images: ImageSet) -> Batch | None:
         tuple(image.name for image in images),
         tuple(image.label for image in images),
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many tiny operations: handing each to other threads takes longer than doing it, most on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def describe_methods() -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
