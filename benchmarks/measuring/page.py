@@ -1,0 +1,88 @@
+"""The page in a real browser: from the command to the first grid, and from a key to the unit it asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from measuring.rows import Row, percentile
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FIRST_GRID_GOAL = 10.0
+CACHED_GOAL, UNCACHED_GOAL = 100.0, 1000.0
+
+
+def measure(quick: bool) -> list[Row]:
+    """Rows for the first grid of the demonstration, and for unit switches on ResNet-18."""
+    return [*_first_grid(2 if quick else 5), *_unit_switches(quick)]
+
+
+def _first_grid(times: int) -> list[Row]:
+    seconds = [_browse({"journey": "first-grid", "command": [*_convscope(), "demo"]})["seconds"] for _ in range(times)]
+    print(f"first grid after {', '.join(f'{each:.2f}' for each in seconds)} s")
+    how = "from starting the process to tiles on the canvas; Chromium already runs, nothing is cached"
+    return [
+        Row("first unit grid after `convscope demo`, worst", max(seconds), "s", FIRST_GRID_GOAL, how),
+        Row("first unit grid after `convscope demo`, median", median(seconds), "s", FIRST_GRID_GOAL, how),
+    ]
+
+
+def _unit_switches(quick: bool) -> list[Row]:
+    spec = f"{(HERE / 'resnet18.py').relative_to(ROOT)}:resnet18"
+    with tempfile.TemporaryDirectory(prefix="convscope-benchmark-") as study:
+        found = _browse(
+            {
+                "journey": "unit-switches",
+                "command": [*_convscope(), "open", spec, "--weights", "random", "--study", f"{study}/study"],
+                "layers": 6 if quick else 20,
+                "units": 3 if quick else 6,
+            }
+        )
+    milliseconds: dict[str, list[float]] = defaultdict(list)
+    for each in found["switches"]:
+        milliseconds[each["kind"]].append(each["milliseconds"])
+    print("slowest unit switches:")
+    for each in sorted(found["switches"], key=lambda each: -float(each["milliseconds"]))[:5]:
+        print(f"  {each['milliseconds']:.0f} ms to {each['address']} ({each['kind']})")
+    goals = {
+        "cached": (CACHED_GOAL, "a unit visited before, by key"),
+        "same layer": (CACHED_GOAL, "a unit never visited whose layer's View is here already, by key"),
+        "uncached": (UNCACHED_GOAL, "kernel, weight gradient or map computed for it, by key"),
+        "other layer": (UNCACHED_GOAL, "the first unit of another layer, everything computed for it, by address"),
+    }
+    rows = []
+    for kind, (goal, what) in goals.items():
+        if values := milliseconds.get(kind):
+            how = f"{what}: kernel, gradient and map on the screen; ResNet-18, {len(values)} switches"
+            rows.append(Row(f"unit switch, {kind}, 95th percentile", percentile(values, 0.95), "ms", goal, how))
+            rows.append(Row(f"unit switch, {kind}, median", median(values), "ms", None, how))
+    return rows
+
+
+def _convscope() -> list[str]:
+    command = Path(sys.executable).with_name("convscope")
+    return [str(command)] if command.exists() else [sys.executable, "-m", "convscope"]
+
+
+def _browse(task: dict[str, Any]) -> Any:
+    """Run page.mjs, which starts the command and drives the browser."""
+    # The Makefile's Node: in the environment if it had to be installed, else the machine's.
+    node = shutil.which("node", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if node is None or not (ROOT / "web" / "node_modules" / "playwright-core").is_dir():
+        sys.exit("the page needs Node and Playwright: run `make page`, then `make bench`")
+    task["command"] += ["--no-browser", "--port", "0"]
+    done = subprocess.run(
+        [node, str(HERE / "page.mjs"), json.dumps(task)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"the page couldn't be measured: {task['journey']} failed")
+    return json.loads(done.stdout)
