@@ -13,6 +13,14 @@ export interface SheetLayout {
 export const GAP = 8;
 export const MARGIN = 4;
 
+// What "fit" means: neither so small that nothing is seen, nor so large that a few units fill the screen.
+const FIT = [144, 128, 112, 96, 80, 72, 64, 56, 48];
+
+/** The largest tile with which all of `count` fit a window; the smallest of the choices when none does. */
+export function fittingTile(count: number, width: number, height: number): number {
+  return FIT.find((tile) => sheetLayout(count, tile, width).height <= height) ?? FIT[FIT.length - 1];
+}
+
 /** As many tiles per row as fit a width. */
 export function sheetLayout(count: number, tile: number, width: number): SheetLayout {
   const gap = tile < 32 ? 4 : GAP;

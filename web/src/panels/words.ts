@@ -30,6 +30,7 @@ const KINDS: Readonly<Record<string, string>> = {
   Linear: "linear",
   Dropout: "dropout",
   Softmax: "softmax",
+  ZeroPad2d: "padding",
 };
 
 const pairText = (value: unknown): string => {

@@ -1,6 +1,7 @@
 // The contact sheet's state: which View, its tiles, their order, and the scale of each.
 
 import type { View } from "../api/view";
+import { fittingTile } from "../paint/layout";
 import { clippedCount, fullScale, magnitudeQuantile, signOf, type Scale } from "../paint/scale";
 import type { TileSet } from "../paint/tile";
 import type { Explorer } from "./explorer.svelte";
@@ -17,6 +18,9 @@ export class SheetState {
   /** Columns of the grid on the screen, for the keys. */
   columns = $state(1);
   pageRows = $state(1);
+  /** The window onto the tiles, in CSS pixels. */
+  width = $state(0);
+  height = $state(0);
 
   constructor(private readonly explorer: Explorer) {
     this.resource = explorer.resource();
@@ -78,6 +82,12 @@ export class SheetState {
   readonly clipped = $derived.by(() => this.tiles && this.explorer.page.clip && this.explorer.page.scale === "layer"
       ? clippedCount(this.tiles.data, this.layerScale)
       : 0);
+
+  /** Size of a tile: the chosen one, or one with which all units fit. Filtering doesn't change it. */
+  readonly tile = $derived.by(() => {
+    const { page } = this.explorer;
+    return page.tile || fittingTile(this.tiles?.units.length ?? 0, this.width, this.height);
+  });
 
   /** The address that a place of the sheet stands for. */
   channelAt(place: number): number | null {

@@ -20,7 +20,7 @@ export interface SpineRow {
 const QUIET = new Set([
   "flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "dropout", "identity",
   "size", "getitem", "__getitem__", "chunk", "split", "detach", "clone", "to", "float", "dropout2d", "stochasticdepth",
-  "droppath", "unflatten", "expand", "narrow", "select", "unbind",
+  "droppath", "zeropad2d", "constantpad2d", "pad", "unflatten", "expand", "narrow", "select", "unbind",
 ]);
 
 export const isQuiet = (layer: Layer): boolean => QUIET.has(layer.kind.toLowerCase());
@@ -90,7 +90,8 @@ export function arcs(rows: readonly SpineRow[], layers: readonly Layer[], maximu
   const seen = new Set<string>();
   for (const layer of layers) {
     const to = place.get(layer.address);
-    if (to === undefined) continue;
+    // A block receives what its first call receives, and is no call of its own on the screen.
+    if (to === undefined || layer.operation === "block") continue;
     for (const input of layer.inputs) {
       const from = input === "input" ? -1 : place.get(input);
       if (from === undefined || from < 0 || from >= to - 1 || onlyHeadersBetween(rows, from, to)) continue;

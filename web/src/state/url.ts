@@ -34,6 +34,7 @@ export interface PageState {
   sort: string;
   descending: boolean;
   filter: string;
+  /** CSS pixels; 0: as large as lets every unit fit. */
   tile: number;
   scale: "layer" | "unit";
   /** The part of the values that the scale covers: all, or 99.5 %. */
@@ -62,7 +63,7 @@ export const DEFAULTS: Readonly<PageState> = {
   sort: "index",
   descending: false,
   filter: "",
-  tile: 64,
+  tile: 0,
   scale: "layer",
   clip: false,
   signed: "orange-blue",
@@ -116,7 +117,7 @@ const FIELDS: { [Name in keyof PageState]: Field<Name> } = {
     write: String,
     read: (value) => {
       const size = wholeNumber(value);
-      return size === undefined ? undefined : Math.min(LARGEST_TILE, Math.max(SMALLEST_TILE, size));
+      return size ? Math.min(LARGEST_TILE, Math.max(SMALLEST_TILE, size)) : undefined;
     },
   },
   scale: { key: "scale", write: text, read: oneOf(["layer", "unit"] as const) },
