@@ -26,7 +26,8 @@ class ConvscopeError(Exception):
 
     def __str__(self) -> str:
         place = f" ({self.where})" if self.where else ""
-        step = f" Next: {self.next_step}." if self.next_step else ""
+        stop = "" if self.next_step.endswith(("?", ".")) else "."
+        step = f" Next: {self.next_step}{stop}" if self.next_step else ""
         return f"{self.what}{place}.{step}"
 
 

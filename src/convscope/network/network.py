@@ -208,6 +208,23 @@ class Network:
         """A class's name, or its number where there are no names."""
         return self.class_names[index] if 0 <= index < len(self.class_names) else f"class {index}"
 
+    def class_of(self, picture: Picture) -> int | None:
+        """A picture's true class among this network's, or None where that can't be known.
+
+        A label with a name (a folder's) counts only if this network has a class of that name: the third folder of
+        someone's photos isn't the third class of ImageNet. A label without one is taken as the class index.
+        """
+        if picture.label is None:
+            return None
+        name = getattr(picture, "label_name", None)
+        if self.class_names and name is not None:
+            return self._class_index.get(_plain_name(name))
+        return picture.label if picture.label < self.classes else None
+
+    @cached_property
+    def _class_index(self) -> dict[str, int]:
+        return {_plain_name(name): index for index, name in reversed(list(enumerate(self.class_names)))}
+
     # ---- images ------------------------------------------------------------------------------------------------
 
     def prepare(self, picture: Picture | Array) -> Tensor:
@@ -240,7 +257,7 @@ class Network:
             prepared.to(self.device, self.dtype),
             tuple(picture.fingerprint for picture in pictures),
             tuple(picture.name for picture in pictures),
-            tuple(picture.label for picture in pictures),
+            tuple(self.class_of(picture) for picture in pictures),
         )
 
     # ---- looking inside ----------------------------------------------------------------------------------------
@@ -289,6 +306,10 @@ class Network:
             return box_of(parts, neuron, self.image_size)
         measured = measure_box(self.module, self._noise(), layer, neuron)
         return replace(measured, reason=f"{reason}; {measured.reason}")
+
+
+def _plain_name(name: str) -> str:
+    return name.replace("_", " ").strip().lower()
 
 
 def _visible(module: nn.Module) -> nn.Module:

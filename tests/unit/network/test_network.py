@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -247,6 +248,26 @@ def test_batches_of_the_wrong_shape_are_refused() -> None:
             network.batch(wrong)
     with pytest.raises(BadImage, match="no images"):
         network.batch([])
+
+
+class Labeled:
+    """A picture from a folder."""
+
+    fingerprint, name = "0" * 64, "photo"
+
+    def __init__(self, label: int | None, label_name: str | None) -> None:
+        self.label, self.label_name = label, label_name
+
+    def pixels(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return np.zeros((16, 16, 3), np.uint8)
+
+
+def test_a_folder_is_a_class_only_if_the_network_has_one_of_its_name() -> None:
+    named = Network.from_module(Small(), image_size=16, class_names=["tench", "golden retriever", "cat"])
+    pictures = [Labeled(0, "cat"), Labeled(1, "Golden_Retriever"), Labeled(2, "holiday"), Labeled(1, None)]
+    assert named.batch([*pictures, Labeled(None, None)]).labels == (2, 1, None, 1, None)
+    bare = Network.from_module(Small(), image_size=16)
+    assert bare.batch([Labeled(0, "cat"), Labeled(7, "dog")]).labels == (0, None)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
