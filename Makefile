@@ -25,7 +25,7 @@ WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench conformance page static-checks python-tests page-checks page-tests clean
+.PHONY: docs help demo test check bench conformance page static-checks python-tests page-checks page-tests clean
 
 help:
 	@echo "make demo         open the explorer on the embedded network and photos"
@@ -115,6 +115,10 @@ bench: $(VENV)/.test-installed $(STATIC)
 	  echo "== $$script"; \
 	  $(BIN)/python "$$script" $(if $(QUICK),--quick) --json "benchmarks/results/$$(basename "$$script" .py).json" || failed=1; \
 	done; exit $$failed
+
+# The reference pages that come from the code; a test says when they are stale.
+docs: $(VENV)/.test-installed
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) web/node_modules tests/oracles/node_modules src/convscope/server/static

@@ -93,7 +93,7 @@ def arrange(
     across = math.ceil(math.sqrt(slices))
     down = math.ceil(slices / across)
     if side is None:
-        across_wanted = count if count <= 4 else math.ceil(math.sqrt(1.5 * count))
+        across_wanted = count if count <= 4 else min(8, math.ceil(math.sqrt(1.5 * count)))
         side = max(LABEL_FROM, min(wanted_side(count), int(width / across_wanted) - 8))
     while True:
         each = side / across

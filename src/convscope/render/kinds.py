@@ -22,15 +22,8 @@ MOST_IMAGES = 8
 
 def draw(view: View, style: Style) -> Figure:
     """Any View as a figure, with its caption, warnings and legends."""
-    drawers: dict[str, Callable[[View, Style], Figure]] = {
-        "kernels": kernels,
-        "spatial_gradients": spatial_gradients,
-        "maps": maps,
-        "convolution": convolution,
-        "predictions": predictions,
-    }
-    fits = view.kind in drawers and _has(view, view.kind)
-    body = (drawers[view.kind] if fits else table)(view, style)
+    fits = view.kind in KINDS and _has(view, view.kind)
+    body = (KINDS[view.kind] if fits else table)(view, style)
     head = heading(
         _title(view), str(view.meta["caption"]), [str(each) for each in view.meta["warnings"]], max(WIDTH, body.width)
     )
@@ -223,3 +216,12 @@ def table(view: View, style: Style) -> Figure:  # noqa: ARG001 - every kind is d
     ]
     note = line(f"a View of kind {view.kind!r}, shown as the table of its arrays", SMALL, "quiet")
     return above([note, Figure(20 * len(lines), lefts[-1] + widths[-1], tuple(items))], gap=12)
+
+
+KINDS: dict[str, Callable[[View, Style], Figure]] = {
+    "kernels": kernels,
+    "spatial_gradients": spatial_gradients,
+    "maps": maps,
+    "convolution": convolution,
+    "predictions": predictions,
+}
