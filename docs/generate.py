@@ -62,8 +62,8 @@ def methods_page() -> str:
         NOTE,
         "# Methods\n",
         "What each method shows, with its parameters, its formula, its sources, and when it misleads. Every one is "
-        'called the same way: `network.view("NAME", "TARGET", images=…)` in Python, `convscope view NAME MODEL TARGET` in a '
-        "shell, and by its name on the page. What it returns is described in [view-format.md](view-format.md).\n",
+        'called the same way: `network.view("NAME", "TARGET", images=…)` in Python, `convscope view NAME MODEL TARGET` '
+        "in a shell, and by its name on the page. What it returns is described in [view-format.md](view-format.md).\n",
     ]
     for method in built_in_methods():
         summary = inspect.cleandoc(method["summary"]).replace("``", "`")
