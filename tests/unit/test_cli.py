@@ -171,14 +171,30 @@ def test_view_as_json(shell, model):
     assert summary["recipe"]["target"] == "0:2"
 
 
-def test_view_writes_the_numbers(shell, model, tmp_path):
-    from convscope.view import View
-
-    path = tmp_path / "kernels.safetensors"
+@pytest.mark.parametrize(
+    ("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<"), ("html", b"<"), ("npz", b"PK"), ("safetensors", b"")]
+)
+def test_view_writes_a_file_by_its_suffix(shell, model, tmp_path, suffix, start):
+    path = tmp_path / f"kernels.{suffix}"
     code, out, err = shell("view", "weights", *small(model), "0", "-o", path)
-    assert (code, out) == (0, "")
-    assert "kernels.safetensors" in err
-    assert View.from_bytes(path.read_bytes()).kind == "kernels"
+    assert (code, out) == (0, ""), err
+    assert path.name in err
+    assert path.read_bytes().startswith(start)
+
+
+def test_view_takes_images_by_folder_and_id(shell, model, tmp_path):
+    from PIL import Image
+
+    for number in range(4):
+        Image.new("RGB", (20, 20), (number * 60, 9, 9)).save(tmp_path / f"{number}.png")
+    words = ["view", "activations", *small(model), "0", "--images", tmp_path, "--json"]
+    everything = json.loads(shell(*words)[1])
+    assert everything["arrays"]["map"]["shape"] == [4, 4, 7, 7]
+    some = json.loads(shell(*words, "--pick", "3,0-1")[1])
+    assert [some["recipe"]["images"][n] for n in (1, 2, 0)] == [everything["recipe"]["images"][n] for n in (0, 1, 3)]
+    for wrong in ("4", "0-9", "0-999999999999", "x", "1-", "-1", ""):
+        assert shell(*words, f"--pick={wrong}")[0] == 1
+    assert shell("view", "activations", *small(model), "0")[0] == 1
 
 
 def test_view_refuses_an_output_it_cannot_write_before_computing(shell, model, tmp_path):

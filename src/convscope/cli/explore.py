@@ -134,7 +134,7 @@ def _explore(source: Source, study: str | None, server: dict[str, Any], expected
             return opened
 
         def announce(url: str) -> None:
-            click.echo(f"{source.model} is open at {url}\nStop it with Ctrl-C.")
+            click.echo(f"Opening {source.model} at {url}\nStop it with Ctrl-C.")
             sys.stdout.flush()
             if not server["no_browser"]:
                 threading.Thread(target=_show_page, args=(url,), daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,11 +178,12 @@ def _picked(images: ImageSet, pick: str | None) -> ImageSet:
         return images
     chosen: list[int] = []
     for part in pick.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
+        if found is None:
             raise ConvscopeError(f"{pick[:80]!r} isn't a list of image ids", next_step="write --pick 0,3,5-8")
+        first = int(found[1])
         # A range beyond the set names an image that isn't there, without being written out first.
-        chosen += range(int(first), min(int(last or first), int(first) + len(images)) + 1)
+        chosen += range(first, min(int(found[2] or first), first + len(images)) + 1)
     return images[chosen]
 
 

@@ -1,0 +1,99 @@
+"""Whatever is asked, the answer is an answer: no request makes the server stumble (5xx), whatever its words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+from torch import nn
+
+from convscope.images import load_images
+from convscope.network.network import Network
+from convscope.server.app import create_app
+from convscope.server.bundle import Bundle
+from convscope.server.jobs import Jobs
+from convscope.server.session import Opened, Session
+from convscope.store import Store
+
+METHODS = (
+    "weights",
+    "weight_gradients",
+    "spatial_gradients",
+    "activations",
+    "activation_gradients",
+    "convolution",
+    "predictions",
+)
+PARAMETERS = ("slices", "objective", "of", "per_image", "top", "explain_class", "nonsense")
+
+addresses = st.one_of(
+    st.sampled_from(["", "0", "1", "2", "3", "4", "0:0", "0:3:1,1", "4:2", "0@1", "0@0", "2:1:0,0", "9", "0:99"]),
+    st.text(max_size=20),
+    st.from_regex(r"[0-9.]{1,4}(@[0-9]{1,2})?(:[0-9]{1,3}(:[0-9]{1,2},[0-9]{1,2})?)?", fullmatch=True),
+)
+words = st.one_of(
+    st.sampled_from(
+        (
+            "0 1 -1 9 nan inf 1e9 true no weights activations image weight_gradients loss loss:true loss:predicted "
+            "loss:2 loss:99 score score:1 score:-1 unit:0 unit:0:1 99999999999999999999999"
+        ).split()
+    ),
+    st.text(max_size=12),
+)
+queries = st.dictionaries(st.sampled_from(PARAMETERS), words, max_size=2)
+images = st.sampled_from(["", "0", "0,0", "1", "7", "-1", "x", ",", "0,"])
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(inplace=True), *head)
+    folder = tmp_path_factory.mktemp("fuzz")
+    photos = folder / "photos"
+    photos.mkdir()
+    from PIL import Image
+
+    for number in range(2):
+        Image.new("RGB", (12, 9), (number * 90, 40, 200)).save(photos / f"{number}.png")
+
+    def opener():
+        return Opened(Network.from_module(module, image_size=10, source="tiny"), load_images(photos), "photos")
+
+    session = Session(opener, Store.open(folder / "store"), Jobs())
+    with TestClient(create_app(session, bundle=Bundle(folder))) as client:
+        yield client
+
+
+relaxed = settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@relaxed
+@given(method=st.sampled_from(METHODS), target=addresses, images=images, query=queries)
+@example(method="convolution", target="0:1:0,0", images="0", query={"objective": "unit:1:2"})
+@example(method="activations", target="1", images="0,0", query={})
+def test_no_question_makes_the_server_stumble(client, method, target, images, query):
+    answer = client.get(f"/api/views/{method}", params={"target": target, "images": images, **query})
+    assert answer.status_code < 500, answer.text
+    if answer.status_code >= 400:
+        assert set(answer.json()["error"]) == {"what", "where", "next_step", "kind"}
+
+
+@relaxed
+@given(unit=addresses)
+def test_no_unit_makes_the_server_stumble(client, unit):
+    assert client.get("/api/receptive-field", params={"unit": unit}).status_code < 500
+
+
+@relaxed
+@given(
+    body=st.one_of(st.binary(max_size=200), st.binary(max_size=80).map(b"\x89PNG\r\n\x1a\n".__add__)), name=st.text()
+)
+def test_no_upload_makes_the_server_stumble(client, body, name):
+    answer = client.post("/api/images", params={"name": name[:300]}, content=body)
+    assert answer.status_code in (415, 422), answer.text
