@@ -1,4 +1,4 @@
-"""The laws themselves: a method that breaks one is caught by that law's name; the tiny networks agree with themselves."""
+"""The laws themselves: a method that breaks one is caught by its name; both forward passes of a tiny network agree."""
 
 from __future__ import annotations
 
@@ -170,5 +170,5 @@ def test_a_view_that_shares_memory_with_a_weight_is_caught():
 
 
 def test_laws_have_names_that_read():
-    assert list(LAWS)[0] == FOUND
+    assert next(iter(LAWS)) == FOUND
     assert len(LAWS) >= 10

@@ -50,10 +50,10 @@ class Convolution(Method):
     positions use the same weights.
 
     Arrays: ``input`` [channel, row, column], the unit's group only; ``channel`` [channel], its absolute input
-    channels; ``kernel`` [channel, row, column]; ``bias`` [1]; ``output`` and ``upstream`` [row, column], what the
-    network computed and d objective / d output; ``share_norm`` [row, column], L2 of each position's share;
-    ``weight_gradient`` [channel, row, column], the sum of all shares, of this call only. With a position also
-    ``patch``, ``product``, ``share`` [channel, row, column], ``channel_sum`` [channel], ``result`` [1], and
+    channels; ``kernel`` [channel, row, column]; ``bias`` [unit], of this one unit; ``output`` and ``upstream`` [row,
+    column], what the network computed and d objective / d output; ``share_norm`` [row, column], L2 of each position's
+    share; ``weight_gradient`` [channel, row, column], the sum of all shares, of this call only. With a position also
+    ``patch``, ``product``, ``share`` [channel, row, column], ``channel_sum`` [channel], ``result`` [unit], and
     ``patch_row`` [row], ``patch_column`` [column]: the input row and column of each of the patch's, -1 where it is
     padding.
 

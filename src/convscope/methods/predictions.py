@@ -158,9 +158,10 @@ def _positions(network: Network, output: Any) -> int:
 
 
 def _endings(network: Network) -> Iterator[tuple[Layer, Layer]]:
-    """Candidates (linear layer, layer whose averaged maps it may read), the last linear layer and earliest maps first.
+    """Candidates (linear layer, layer whose averaged maps it may read): the last linear layer and nearest maps first.
 
-    Whether the sum is exact is decided by numbers, not by the names of layers.
+    Whether the sum is exact is decided by numbers, not by the names of layers. Maps of one position come last: of a
+    pooled value and what was pooled, the maps are meant.
     """
     for linear in reversed(network.layers):
         kernel = linear.kernel
@@ -168,7 +169,8 @@ def _endings(network: Network) -> Iterator[tuple[Layer, Layer]]:
             continue
         if linear.rows * linear.columns != 1 or kernel.weight[0].numel() != kernel.weight.shape[1]:
             continue
-        yield from ((linear, maps) for maps in reversed(_maps_before(network, linear, kernel.weight.shape[1])))
+        candidates = _maps_before(network, linear, kernel.weight.shape[1])
+        yield from ((linear, maps) for maps in sorted(candidates, key=lambda each: each.rows * each.columns == 1))
 
 
 def _maps_before(network: Network, linear: Layer, units: int) -> list[Layer]:

@@ -120,9 +120,9 @@ def targets(method: Method, network: Network) -> Iterator[str]:
 def the_network_is_left_as_it_was_found(subject: Subject) -> None:
     """Weights, buffers, gradients, requires_grad, training flags, hooks, random states, torch's modes."""
     with _unusual_state(subject.network.module):
-        before = _state(subject.network.module)
+        before = state_of(subject.network.module)
         subject.run()
-        _same_state(before, _state(subject.network.module))
+        check_same_state(before, state_of(subject.network.module))
 
 
 @_law
@@ -133,10 +133,10 @@ def the_network_is_left_as_it_was_found_after_an_exception(subject: Subject) -> 
         with _unusual_state(subject.network.module):
             handle = subject.network.module.get_submodule(path).register_forward_hook(_raise)
             try:
-                before = _state(subject.network.module)
+                before = state_of(subject.network.module)
                 with suppress(_Injected):
                     subject.run()
-                _same_state(before, _state(subject.network.module))
+                check_same_state(before, state_of(subject.network.module))
             finally:
                 handle.remove()
     assert not _differences(subject.run(), subject.run()), (
@@ -152,7 +152,7 @@ def cancelling_stops_it_and_leaves_the_network_as_it_was(subject: Subject) -> No
     cancel = threading.Event()
     cancel.set()
     with _unusual_state(subject.network.module):
-        before = _state(subject.network.module)
+        before = state_of(subject.network.module)
         with watch(lambda _progress: None, cancel):
             try:
                 subject.run()
@@ -160,7 +160,7 @@ def cancelling_stops_it_and_leaves_the_network_as_it_was(subject: Subject) -> No
                 pass
             else:
                 raise AssertionError("it ran to its end although it was cancelled: it never reports")
-        _same_state(before, _state(subject.network.module))
+        check_same_state(before, state_of(subject.network.module))
 
 
 @_law
@@ -295,7 +295,7 @@ def _kept_random_states() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
+def state_of(module: nn.Module) -> dict[str, Any]:
     """Everything a method could leave changed, as values that compare."""
     hooks = {
         f"{path or 'the module'}'s {name}": sorted(getattr(each, name))
@@ -333,7 +333,8 @@ def _bytes(tensor: torch.Tensor | None) -> bytes | None:
     return plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
-def _same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
+def check_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Raise AssertionError that names what differs between two results of :func:`state_of`."""
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     assert not changed, f"it changed {', '.join(changed[:5])}"
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from convscope.network.batch import Batch
-from convscope.network.network import Network
-from convscope.testing import TinyNetwork
+
+if TYPE_CHECKING:
+    from convscope.network.network import Network
+    from convscope.testing import TinyNetwork
 
 LABELS = (1, 0, 2)
 

@@ -99,7 +99,7 @@ def test_nan_and_infinity_are_counted_and_nothing_breaks():
 def test_too_many_maps_are_refused_before_they_are_computed(monkeypatch):
     tiny = tiny_network("edges")
     monkeypatch.setattr("convscope.methods.ranges.LARGEST_VIEW", 1000)
-    with pytest.raises(Refused, match="maps of 9 images would take .* one unit, like relu:0"):
+    with pytest.raises(Refused, match=r"maps of 9 images would take .* one unit, like relu:0"):
         tiny.network().view("activations", "relu", tiny.images(9))
 
 

