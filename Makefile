@@ -107,7 +107,7 @@ page-tests: $(VENV)/.test-installed $(STATIC)
 	cd web && $(WITH_NODE) PATH="$(CURDIR)/$(BIN):$$PATH" npm run --silent e2e
 
 conformance: $(VENV)/.test-installed
-	$(PYTEST) -q -n 2 tests/conformance
+	$(PYTEST) -q -n 2 -m conformance_all tests/conformance
 
 bench: $(VENV)/.test-installed $(STATIC)
 	@mkdir -p benchmarks/results
