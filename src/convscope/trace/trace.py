@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,70 +21,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
+from convscope.trace.call import Call, Observer, Operation, first_tensor, function_name, is_call
+from convscope.trace.module_state import evaluation_mode
+from convscope.trace.relu_rule import OTHER_RECTIFIERS, RELU, ReluRule, RuledRelu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
-Operation = Literal["module", "block", "function"]
-ReluRule = Literal["deconvnet", "guided"]
 
 KERNEL_FUNCTIONS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
 # Functions that return tensors but compute nothing a person would call a layer.
 _SILENT = frozenset({"requires_grad_", "detach", "numpy", "tolist", "item", "size", "stride", "is_floating_point"})
-_RELU = frozenset({"relu", "relu_"})
-# Nonlinearities whose backward pass is not a gate of ones and zeros: a ReLU rule has no meaning for them.
-_OTHER_RECTIFIERS = frozenset(
-    {
-        "relu6",
-        "hardtanh",
-        "hardswish",
-        "silu",
-        "gelu",
-        "elu",
-        "celu",
-        "selu",
-        "leaky_relu",
-        "prelu",
-        "rrelu",
-        "softplus",
-        "mish",
-        "hardsigmoid",
-    }
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call during the forward pass, in the order in which calls *began*."""
-
-    order: int
-    address: str
-    path: str
-    index: int  # how many calls of this path came before
-    kind: str
-    operation: Operation
-    depth: int
-    module: nn.Module | None
-    arguments: tuple[Any, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Sees every call and every elementary operation of a forward pass; what a layer table is made from."""
-
-    def begin(self, call: Call) -> None:
-        """A call is about to run."""
-
-    def end(self, call: Call, output: Tensor) -> None:
-        """A call returned; ``output`` is the first tensor of what it returned."""
-
-    def kernel(self, call: Call, name: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
-        """A convolution or linear function was applied inside ``call``, with these arguments."""
-
-    def elementary(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> None:
-        """An elementary (aten) operation ran."""
 
 
 @dataclass(eq=False)
@@ -104,16 +52,6 @@ class _Stop(Exception):
 
 class _Overwritten(Exception):
     """A tensor that was kept by reference was written to later."""
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor in a tensor, tuple, list, dict or data class of tensors."""
-    return next((leaf for leaf in tree_leaves(_plain(value)) if isinstance(leaf, Tensor)), None)
-
-
-def _plain(value: Any) -> Any:
-    """Output classes such as ModelOutput are read as their fields."""
-    return vars(value) if hasattr(value, "__dataclass_fields__") else value
 
 
 class Trace:
@@ -229,7 +167,7 @@ class Trace:
         self._inputs.clear()
         recorder = _Recorder(self, stop=stop, clone_all=clone_all)
         with ExitStack() as stack:
-            stack.callback(_restore_state(self.module))
+            stack.callback(evaluation_mode(self.module))
             image = images.clone() if images.is_inference() else images
             # A detached alias asks for the gradient, so that the caller's tensor never does.
             self._image = image.detach().requires_grad_(True) if self._with_gradients else image
@@ -270,7 +208,7 @@ def _gradients(scalar: Tensor, places: list[Any]) -> tuple[Tensor | None, ...]:
         if "inplace operation" not in str(error):
             raise
         raise Refused(
-            "an in-place operation of this network destroys a value that its own gradient needs, so it has no gradients",
+            "an in-place operation of this network destroys a value that its gradient needs: it has none",
             next_step="replace the in-place operation (such as += after relu_) in the network's code",
         ) from error
 
@@ -370,7 +308,7 @@ class _Recorder:
         folded = inside is not None and type(inside.module).__module__.startswith("torch.nn.modules")
         if name in KERNEL_FUNCTIONS and folded and inside is not None:
             self._kernel(inside, name, arguments, options)
-        if name in _OTHER_RECTIFIERS or name.rstrip("_") in _OTHER_RECTIFIERS:
+        if name in OTHER_RECTIFIERS or name.rstrip("_") in OTHER_RECTIFIERS:
             self.other_rectifiers[name.rstrip("_")] += 1
         run = self._rule(function, name)
         if folded or name in _SILENT or name == "__get__" or not name:
@@ -382,7 +320,7 @@ class _Recorder:
         if name in KERNEL_FUNCTIONS or self.trace._observer is not None:
             return self._observed(run, path, name, arguments, options, versions)
         output = run(*arguments, **options)
-        if _is_call(output, versions):
+        if is_call(output, versions):
             self._end(self._begin(path, function_name(name), "function", None, arguments, options), output)
         return output
 
@@ -401,7 +339,7 @@ class _Recorder:
         if name in KERNEL_FUNCTIONS:
             self._kernel(call, name, arguments, options)
         output = run(*arguments, **options)
-        if _is_call(output, versions):
+        if is_call(output, versions):
             self._end(call, output)
         else:
             self.counts[path], self.order = counts, order
@@ -422,7 +360,7 @@ class _Recorder:
         return f"{inside.path}.{own}" if inside is not None else own
 
     def _rule(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        if name not in _RELU:
+        if name not in RELU:
             return function
         self.relus += 1
         rule = self.trace._relu_rule
@@ -430,7 +368,7 @@ class _Recorder:
             return function
 
         def ruled(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002 - torch's own argument name
-            output: Tensor = _RuledRelu.apply(input, rule)  # type: ignore[no-untyped-call]
+            output: Tensor = RuledRelu.apply(input, rule)  # type: ignore[no-untyped-call]
             return input.copy_(output) if inplace or name == "relu_" else output
 
         return ruled
@@ -447,26 +385,6 @@ class _Recorder:
             )
         if self.relus == 0:
             raise Refused(f"the {rule} rule met no ReLU in this network", next_step="use the plain gradient")
-
-
-def function_name(name: str) -> str:
-    """The name of a torch function without the marks of in-place and operator forms.
-
-    >>> [function_name(name) for name in ("add_", "__iadd__", "__rmul__", "__truediv__", "__getitem__", "relu")]
-    ['add', 'add', 'mul', 'div', 'getitem', 'relu']
-    """
-    bare = name.strip("_")
-    if name.startswith("__"):
-        bare = re.sub(r"^[ir](?=(add|sub|mul|truediv|pow|matmul|and|or)$)", "", bare)
-    return {"truediv": "div"}.get(bare, bare)
-
-
-def _is_call(output: Any, versions: list[tuple[Tensor, int]]) -> bool:
-    """False for what returns no tensor, and for what hands back its argument unchanged (`contiguous`, eval dropout)."""
-    tensor = first_tensor(output)
-    if tensor is None:
-        return False
-    return all(tensor is not argument or argument._version != version for argument, version in versions)
 
 
 class _FunctionMode(TorchFunctionMode):
@@ -509,49 +427,3 @@ class _ElementaryMode(TorchDispatchMode):
         with _unseen():
             self.observer.elementary(func, args, options, output)
         return output
-
-
-class _RuledRelu(torch.autograd.Function):
-    """ReLU whose backward pass follows Zeiler & Fergus (deconvnet) or Springenberg et al. (guided)."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, rule: ReluRule) -> Tensor:  # noqa: A002
-        ctx.rule = rule
-        # The mask, not the input: an in-place ReLU writes over the input right after.
-        ctx.save_for_backward(input > 0)
-        return torch.relu(input)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (positive,) = ctx.saved_tensors
-        rectified = gradients[0].clamp(min=0)
-        return (rectified if ctx.rule == "deconvnet" else rectified * positive), None
-
-
-def _restore_state(module: nn.Module) -> Callable[[], None]:
-    """Put the module into evaluation mode; returns what puts everything back as it was."""
-    # Written past Module.__setattr__, which costs more than all the rest of this function.
-    training = [each for each in module.modules() if each.training]
-    buffers = [
-        (each, name, buffer, None if buffer is None else buffer.clone(), None if buffer is None else buffer._version)
-        for each in module.modules()
-        for name, buffer in each._buffers.items()
-    ]
-    cpu_state = torch.get_rng_state()
-    device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    for each in training:
-        each.__dict__["training"] = False
-
-    def restore() -> None:
-        for each in training:
-            each.__dict__["training"] = True
-        with torch.no_grad():
-            for each, name, buffer, copy, version in buffers:
-                each._buffers[name] = buffer
-                if buffer is not None and copy is not None and buffer._version != version:
-                    buffer.copy_(copy)
-        torch.set_rng_state(cpu_state)
-        if device_states:
-            torch.cuda.set_rng_state_all(device_states)
-
-    return restore
