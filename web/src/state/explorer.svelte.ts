@@ -8,7 +8,9 @@ import type { ImageDescription, Job, Layer, Session, SkippedImage } from "../api
 import { NAN, palette, type Palette, type Sign, type Theme } from "../paint/colormap";
 import { ViewCache } from "../sources/cache";
 import type { Source, ViewRequest } from "../sources/source";
+import { t } from "../strings";
 import { parseAddress, samePosition, unitAddress, type Position } from "./address";
+import { nearest } from "./nearest";
 import { MOST_IMAGES, shownSheet, shownSource } from "./requests";
 import { Resource, type Surroundings } from "./resource.svelte";
 import { arcs, isQuiet, spineRows, unfolded } from "./spine";
@@ -87,6 +89,8 @@ export class Explorer implements Surroundings {
   /** Load the network; called once, and again when the server is back. */
   async open(): Promise<void> {
     try {
+      // Before the first answer: opening the network is a job too.
+      this.unfollow ??= this.source.follow((job) => this.heard(job));
       const [session, layers, listed] = await Promise.all([this.source.session(), this.source.layers(), this.source.images()]);
       const other = this.session && this.session.network.fingerprint !== session.network.fingerprint;
       if (other) return location.reload();
@@ -96,8 +100,6 @@ export class Explorer implements Surroundings {
       this.skipped = listed.skipped ?? [];
       this.failure = null;
       this.gone = false;
-      this.unfollow?.();
-      this.unfollow = this.source.follow((job) => this.heard(job));
       if (!this.wrongNetwork) this.settle();
       for (const resource of this.resources) if (resource.failure?.serverGone) resource.retry();
     } catch (error) {
@@ -110,9 +112,17 @@ export class Explorer implements Surroundings {
   settle(): void {
     if (!this.session) return;
     this.page.network = this.session.network.fingerprint.slice(0, 12);
-    if (!this.layer) {
-      const first = this.layers.find((layer) => layer.has_kernel) ?? this.layers.find((layer) => !layer.opaque);
-      if (first) this.page.unit = { layer: first.address, channel: 0, position: null };
+    const { unit } = this.page;
+    const { layer } = this;
+    if (!layer) {
+      const near = unit.layer ? nearest(unit.layer, [...this.byAddress.keys()]) : null;
+      const first = this.layers.find((each) => each.has_kernel) ?? this.layers.find((each) => !each.opaque);
+      const shown = near ?? first?.address;
+      if (shown && unit.layer) this.say(t("unknownLayer", { layer: unit.layer, shown }));
+      if (shown) this.page.unit = { layer: shown, channel: 0, position: null };
+    } else if (!layer.opaque && unit.channel !== null && unit.channel >= layer.shape[0]) {
+      this.say(t("unknownUnit", { layer: layer.address, units: layer.shape[0], unit: unit.channel }));
+      this.page.unit = { layer: layer.address, channel: layer.shape[0] - 1, position: null };
     }
   }
 
