@@ -71,9 +71,11 @@ def kinds_of(network: Network) -> dict[tuple[object, ...], Layer]:
             grouping = "depthwise" if groups > 1 and weight.shape[1] == 1 else "grouped" if groups > 1 else "plain"
             key = (layer.kernel.operation, spatial, grouping, max(layer.kernel.stride) > 1, layer.axes, layer.operation)
         else:
-            key = (layer.kind if layer.operation != "block" else "block", layer.overwritten, layer.call > 0, layer.axes)
+            key = (layer.kind if layer.operation != "block" else "block", layer.overwritten, layer.call > 0)
         chosen.setdefault(key, layer)
-    return chosen
+    # Every kind of kernel; of the rest the dozen that come first.
+    kernels = {key: layer for key, layer in chosen.items() if layer.kernel is not None}
+    return kernels | dict([item for item in chosen.items() if item[1].kernel is None][:12])
 
 
 def gradients_by_torch(network: Network, batch: Batch) -> dict[str, torch.Tensor]:
