@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -55,12 +54,12 @@ def test_help_imports_nothing_heavy_and_is_quick():
     for words in (["--help"], ["--version"], ["open", "--help"], ["view", "--help"], ["serve", "--help"]):
         took = []
         for _ in range(3):
-            started = time.perf_counter()
+            before = sum(os.times()[2:4])
             done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
-            took.append(time.perf_counter() - started)
+            took.append(sum(os.times()[2:4]) - before)
         assert done.stderr == "", f"convscope {' '.join(words)} imported {done.stderr}"
-        # The best of three: other processes on the machine slow this one down, never speed it up.
-        assert min(took) < 0.6
+        # Processor time, the best of three: what else the machine does must not decide.
+        assert min(took) < 0.3
 
 
 def test_help_lists_the_journey_with_examples(shell):

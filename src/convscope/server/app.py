@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import uuid
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from convscope.server import answers, schema
 from convscope.server.bundle import MISSING, Bundle
 from convscope.server.guard import Guard, allowed_hosts
 from convscope.server.pictures import DOWNLOADS, make_download, make_prepared, make_thumbnail, picture_type
-from convscope.server.session import IMAGES_PER_VIEW
+from convscope.server.query import file_name, image_ids, method_parameters, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -34,13 +33,11 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_SECONDS = 15.0
 BLOB = "application/octet-stream"
-NOT_METHOD_PARAMETERS = ("target", "images", "format")
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schema.ErrorAnswer},
     "5XX": {"model": schema.ErrorAnswer},
 }
-_IDS = re.compile(r"\d{1,9}(?:,\d{1,9})*")
 
 ImageId = Annotated[int, Path(ge=0, le=999_999_999)]
 JobName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
@@ -229,7 +226,7 @@ async def get_view(
 ) -> Response:
     """A View as safetensors bytes. Any other query parameter is a parameter of the method."""
     session = _session(request)
-    question = await session.ask(method, target, image_ids(images), method_parameters(request))
+    question = await session.ask(method, target, image_ids(images), method_parameters(request.query_params))
     etag = f'"{question.recipe.key}{"-" + format if format else ""}"'
     if _has(request, etag):
         return _unchanged(etag)
@@ -298,53 +295,6 @@ async def get_built_file(request: Request, address: str) -> Response:
     # A build names its assets by their content.
     lasting = "private, max-age=31536000, immutable" if address.startswith("assets/") else "private, no-cache"
     return Response(found.content, media_type=found.media_type, headers={"cache-control": lasting, "etag": found.etag})
-
-
-def image_ids(text: str) -> tuple[int, ...]:
-    """Image ids from a query.
-
-    >>> image_ids("0,3"), image_ids("")
-    ((0, 3), ())
-    """
-    if not text:
-        return ()
-    if _IDS.fullmatch(text) is None:
-        raise ConvscopeError("images are ids separated by commas", next_step="write images=0,3")
-    numbers = tuple(map(int, text.split(",")))
-    if len(numbers) > IMAGES_PER_VIEW:
-        raise ConvscopeError(f"{len(numbers)} images in one view", next_step=f"choose {IMAGES_PER_VIEW} at most")
-    return numbers
-
-
-def method_parameters(request: Request) -> dict[str, str]:
-    """What is left of the query for the method."""
-    parameters: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name in parameters or (name in NOT_METHOD_PARAMETERS and len(request.query_params.getlist(name)) > 1):
-            raise ConvscopeError("a parameter is given twice", where="the query", next_step="give each once")
-        if name not in NOT_METHOD_PARAMETERS:
-            parameters[name] = value
-    return parameters
-
-
-def shown_name(name: str) -> str:
-    r"""A file name as the client gave it, good for showing: no folders, no control characters, not too long.
-
-    >>> shown_name("C:\\photos\\cat\n.jpg")
-    'cat.jpg'
-    """
-    last = re.split(r"[/\\]", name)[-1]
-    return "".join(character for character in last if character.isprintable())[:100].strip() or "image"
-
-
-def file_name(method: str, target: str, suffix: str) -> str:
-    """What a browser should call a download.
-
-    >>> file_name("weights", "layer1.0.conv1@1:37", "png")
-    'weights-layer1.0.conv1-1-37.png'
-    """
-    place = re.sub(r"[^A-Za-z0-9._]+", "-", target).strip("-.")
-    return f"{method}-{place}.{suffix}" if place else f"{method}.{suffix}"
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
