@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from convscope.errors import ConvscopeError, Refused
+from convscope.methods.backward import mini_batches
 from convscope.methods.base import Method, Target, parameter
 from convscope.methods.kernels import require_kernel, take, unit_chunks
 from convscope.methods.maps import map_meta, require_maps
@@ -79,9 +80,12 @@ class SpatialGradients(Method):
     def _of_activations(self, network: Network, target: Target, batch: Batch | None) -> View:
         assert batch is not None  # noqa: S101 - compute asks first
         layer = require_maps(target, 3 * len(batch))
-        with network.trace([layer.address]) as trace:
-            trace.run(batch.tensor)
-            maps = layer.to_units(trace[layer.address]).transpose(0, 1)
+        parts = []
+        for _, _, part in mini_batches(network, batch, "activations"):
+            with network.trace([layer.address]) as trace:
+                trace.run(part.tensor)
+                parts.append(layer.to_units(trace[layer.address]).transpose(0, 1))
+        maps = torch.cat(parts, dim=1)
         units = slice(None) if target.channel is None else slice(target.channel, target.channel + 1)
         caption = f"Row and column differences of the maps of {target}."
         return self._of_maps(maps, units, map_meta(target, layer) | {"caption": caption})

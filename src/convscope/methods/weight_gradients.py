@@ -160,7 +160,7 @@ class ImageGradients:
             values += step.values
             labels += step.labels
         assert total is not None  # noqa: S101 - a batch holds at least one image
-        return cls(total / len(batch), stored, tuple(addresses), values, labels)
+        return cls(total.div_(len(batch)), stored, tuple(addresses), values, labels)
 
     def pulls(self, arrangement: Arrangement, mean: torch.Tensor, units: torch.Tensor) -> dict[str, torch.Tensor]:
         """``image_norm``, ``image_cosine``, ``image_share`` [image, unit], in float64; 0 where a gradient is zero."""

@@ -9,6 +9,7 @@ from references import backward_by_torch, double, laid_out
 from torch import nn
 
 from convscope.errors import Refused
+from convscope.methods.convolution import Convolution
 from convscope.network.batch import Batch
 from convscope.network.network import Network
 from convscope.testing import TINY_NETWORKS, tiny_network
@@ -31,7 +32,7 @@ def test_patch_times_kernel_plus_bias_is_the_recorded_value_everywhere(name):
         unit = f"{layer.address}:{layer.units - 1}"
         recorded = network.view("activations", unit, batch)["map"][0, 0]
         for row, column in np.ndindex(layer.rows, layer.columns):
-            view = network.view("convolution", f"{unit}:{row},{column}", batch)
+            view = Convolution().run(network, f"{unit}:{row},{column}", batch)
             product = view["patch"].astype(np.float64) * view["kernel"]
             bias = float(view["bias"][0]) if "bias" in view.arrays else 0.0
             assert np.allclose(view["product"], product, rtol=1e-6, atol=1e-9)
@@ -48,7 +49,7 @@ def test_every_patch_value_comes_from_where_it_says(name):
     batch = one(batch)
     for layer in kernel_layers(network):
         for row, column in {(0, 0), (layer.rows - 1, layer.columns - 1), (layer.rows // 2, 0)}:
-            view = network.view("convolution", f"{layer.address}:0:{row},{column}", batch)
+            view = Convolution().run(network, f"{layer.address}:0:{row},{column}", batch)
             for channel, i, j in np.ndindex(*view["patch"].shape):
                 source = (view["patch_row"][i], view["patch_column"][j])
                 expected = 0.0 if -1 in source else view["input"][channel, source[0], source[1]]
@@ -68,7 +69,7 @@ def test_the_shares_of_all_positions_add_up_to_autograds_gradient(name):
         unit = layer.units - 1
         total = 0
         for row, column in np.ndindex(layer.rows, layer.columns):
-            view = network.view("convolution", f"{layer.address}:{unit}:{row},{column}", batch)
+            view = Convolution().run(network, f"{layer.address}:{unit}:{row},{column}", batch)
             share = view["share"].astype(np.float64)
             total = total + share
             assert np.isclose(view["share_norm"][row, column], np.linalg.norm(share), rtol=1e-5, atol=1e-12)
@@ -112,7 +113,7 @@ def test_any_convolution_that_torch_allows(seed):
     rows, columns = recorded.shape[1:]
     positions = {(0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3), (int(draw.integers(rows)), 0)}
     for row, column in positions:
-        view = network.view("convolution", f"0:{unit}:{row},{column}", images, objective="unit:1:0")
+        view = Convolution("unit:1:0").run(network, f"0:{unit}:{row},{column}", images)
         assert np.isclose(view["result"][0], recorded[unit, row, column], rtol=1e-5, atol=1e-6)
         for channel, i, j in np.ndindex(*view["patch"].shape):
             source = (view["patch_row"][i], view["patch_column"][j])

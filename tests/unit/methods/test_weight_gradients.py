@@ -326,3 +326,40 @@ def test_gradients_that_are_kept_and_ones_computed_again_agree(monkeypatch):
 def test_the_docs_say_what_it_is_not():
     assert "Not the spatial gradient" in " ".join(module_under_test.WeightGradients.__doc__.split())
     assert "another thing" in module_under_test.WeightGradients.caveat
+
+
+@pytest.mark.parametrize("name", ["in_place", "grouped", "flattened", "channels_last"])
+def test_half_precision_is_near_the_same(name):
+    tiny = tiny_network(name)
+    network, half = tiny.network(), tiny.network()
+    half.module.bfloat16()
+    address = next(layer.address for layer in network.layers if layer.kernel)
+    exact = network.view("weight_gradients", address, tiny.images(2), objective="score:1", slices=0)
+    near = half.view("weight_gradients", address, tiny.images(2), objective="score:1", slices=0)
+    assert near["gradient"].dtype == np.float32
+    assert np.abs(exact["gradient"] - near["gradient"]).max() <= 0.05 * np.abs(exact["gradient"]).max()
+    half.view("convolution", f"{address}:0:0,0", tiny.images(1))
+    half.view("activation_gradients", address, tiny.images(2))
+    assert half.view("predictions", images=tiny.images(1))["probability"].sum() == pytest.approx(1, abs=0.02)
+
+
+def test_every_method_survives_nan_and_infinite_weights_and_images():
+    tiny = tiny_network("in_place")
+    network, images = tiny.network(), tiny.images(2)
+    with torch.no_grad():
+        network.module.first.weight[0, 0, 0, 0] = torch.nan
+        network.module.first.weight[1, 1, 1, 1] = torch.inf
+    images[0, 0, 3, 3] = torch.nan
+    images[1, 1, 2, 2] = -torch.inf
+    views = [
+        network.view(method, "first", images)
+        for method in ("weights", "weight_gradients", "spatial_gradients", "activations", "activation_gradients")
+    ]
+    views.append(network.view("spatial_gradients", "first", images, of="weight_gradients"))
+    views.append(network.view("convolution", "first:0:1,1", images[:1]))
+    views.append(network.view("predictions", images=images))
+    for view in views:
+        assert view.from_bytes(view.to_bytes()).meta["ranges"] == view.meta["ranges"]
+        assert any("NaN" in warning for warning in view.meta["warnings"]), view
+    stated = views[0].meta["ranges"]["kernel"]
+    assert (stated["nan"], stated["positive_infinity"], stated["negative_infinity"]) == (1, 1, 0)
