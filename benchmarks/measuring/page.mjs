@@ -33,47 +33,51 @@ async function stop(server) {
   clearTimeout(timer);
 }
 
-/** Resolves when the contact sheet shows tiles: many colors, which neither a background nor a skeleton has. */
+/** Resolves when the contact sheet shows tiles: it says so, and holds many colors, unlike a background or a skeleton. */
 const gridPainted = () =>
   new Promise((resolve) => {
-    const colors = () => {
-      const canvas = document.querySelector("[data-tour=sheet] canvas");
-      const [width, height] = [Math.min(canvas?.width ?? 0, 256), Math.min(canvas?.height ?? 0, 256)];
+    const colors = (canvas) => {
+      const [width, height] = [Math.min(canvas.width, 256), Math.min(canvas.height, 256)];
       if (!width || !height) return 0;
       return new Set(new Uint32Array(canvas.getContext("2d").getImageData(0, 0, width, height).data.buffer)).size;
     };
-    // Two frames: what is in the canvas in one of them is on the screen before the next.
-    const look = () => (colors() >= 16 ? requestAnimationFrame(resolve) : requestAnimationFrame(look));
+    const look = () => {
+      const canvas = document.querySelector("canvas[data-sheet][data-painted]");
+      // One frame more: what is in the canvas during a frame is on the screen before the next.
+      requestAnimationFrame(canvas && colors(canvas) >= 16 ? resolve : look);
+    };
     look();
   });
 
-/** In the page: `awaitUnit` resolves with the time of the first frame after a unit's pictures were all painted. */
+/** In the page: wait for the first frame after all of a unit's pictures were painted. */
 function installWatch() {
   let pressed = 0;
   window.addEventListener("keydown", (event) => (pressed = event.timeStamp), { capture: true });
-  const label = (canvas) => canvas.getAttribute("aria-label") ?? "";
-  const names = (text, address) => text.split(/\s|,(?!\d)/).some((word) => word.replace(/[·:,.]+$/, "") === address);
-  const painted = (address, wanted) => {
-    const labelled = [...document.querySelectorAll("canvas[role=img]")].filter((each) => names(label(each), address));
-    const inColumn = (name) => labelled.some((each) => each.closest(`[data-column=${name}]`));
-    const map = labelled.some((each) => !each.closest("[data-column]"));
-    return (!wanted.kernel || (inColumn("norm") && inColumn("gradient_norm"))) && (!wanted.map || map);
+  const unit = () => {
+    const there = ["kernel] [data-column=norm]", "kernel] [data-column=gradient_norm]", "map]"].every((place) =>
+      document.querySelector(`[data-tour=${place} canvas`),
+    );
+    return there ? document.querySelector("[data-tour=unit]").dataset.painted : undefined;
   };
-  const awaitUnit = (address, wanted) =>
-    new Promise((resolve) => {
-      const look = () =>
-        painted(address, wanted)
-          ? requestAnimationFrame(() => resolve(performance.now()))
-          : requestAnimationFrame(look);
+  const awaitUnit = (address) =>
+    new Promise((resolve, reject) => {
+      const begun = performance.now();
+      const look = () => {
+        if (unit() === address) requestAnimationFrame(() => (unit() === address ? resolve(performance.now()) : look()));
+        else if (performance.now() - begun < 30_000) requestAnimationFrame(look);
+        else reject(new Error(`${address} was asked for, ${unit()} is on the screen`));
+      };
       requestAnimationFrame(look);
     });
   window.watch = {
-    key: async (address, wanted) => (await awaitUnit(address, wanted)) - pressed,
-    address: async (hash, address, wanted) => {
+    key: async (address) => (await awaitUnit(address)) - pressed,
+    address: async (hash, address) => {
       const begun = performance.now();
       location.hash = hash;
-      return (await awaitUnit(address, wanted)) - begun;
+      return (await awaitUnit(address)) - begun;
     },
+    /** The kernel's pixels: what the page says it has painted must be seen to change from unit to unit. */
+    pixels: () => document.querySelector("[data-tour=kernel] canvas")?.toDataURL() ?? "",
     // Views fetched so far, other than the step-through's, which waits for a pause in a run of switches.
     fetched: () =>
       performance
@@ -92,33 +96,45 @@ async function unitSwitches(page) {
   const stride = Math.max(1, Math.floor(convolutions.length / task.layers));
   const chosen = convolutions.filter((_, index) => index % stride === 0 || index === convolutions.length - 1);
   const switches = [];
-  const settle = () => page.waitForLoadState("networkidle");
-
-  const press = async (key, address, kindOf) => {
-    await settle();
-    const before = await page.evaluate(() => window.watch.fetched());
-    const wanted = { kernel: true, map: true };
-    const done = page.evaluate(([unit, pictures]) => window.watch.key(unit, pictures), [address, wanted]);
-    await page.keyboard.press(key);
-    const milliseconds = await done;
-    const after = await page.evaluate(() => window.watch.fetched());
-    switches.push({ address, milliseconds, kind: kindOf(after - before) });
+  // Between switches everything comes to rest, the step-through too, which starts after a pause. (The page's stream of
+  // events never ends, so the network as a whole is never idle.)
+  const open = new Set();
+  page.on("request", (request) => request.url().includes("/api/views/") && open.add(request));
+  for (const end of ["requestfinished", "requestfailed"]) page.on(end, (request) => open.delete(request));
+  const settle = async () => {
+    for (let quiet = 0; quiet < 6; quiet = open.size ? 0 : quiet + 1) await page.waitForTimeout(50);
   };
-  // Twice: the page opens on a layer that was already computed, so the first jump must not be to it.
-  for (const layer of chosen.slice(1)) {
+
+  const measure = async (address, kindOf, run) => {
+    const [fetched, pixels] = await page.evaluate(() => [window.watch.fetched(), window.watch.pixels()]);
+    const milliseconds = await run();
+    const after = await page.evaluate(() => [window.watch.fetched(), window.watch.pixels()]);
+    if (after[1] === pixels) throw new Error(`${address} is said to be painted, but its kernel looks as before`);
     await settle();
-    const channel = 3;
-    const first = `${layer.address}:${channel}`;
-    const milliseconds = await page.evaluate(
-      ([hash, unit, wanted]) => window.watch.address(hash, unit, wanted),
-      [`#unit=${first}`, first, { kernel: true, map: true }],
+    const later = await page.evaluate(() => window.watch.pixels());
+    if (after[1] !== later) throw new Error(`${address} is said to be painted, but its kernel came later`);
+    switches.push({ address, milliseconds, kind: kindOf(after[0] - fetched) });
+  };
+  const jump = (address) =>
+    measure(address, () => "other layer", () =>
+      page.evaluate(([hash, unit]) => window.watch.address(hash, unit), [`#unit=${address}`, address]),
     );
-    switches.push({ address: first, milliseconds, kind: "other layer" });
+  const press = (key, address, kindOf) =>
+    measure(address, kindOf, async () => {
+      const done = page.evaluate((unit) => window.watch.key(unit), address);
+      await page.keyboard.press(key);
+      return done;
+    });
+  // The page opens on the first of them, which is therefore no longer new.
+  await settle();
+  for (const { address: layer } of chosen.slice(1)) {
+    const first = 3;
+    await jump(`${layer}:${first}`);
     for (let step = 1; step <= task.units; step++) {
-      await press("l", `${layer.address}:${channel + step}`, (fetched) => (fetched ? "uncached" : "same layer"));
+      await press("l", `${layer}:${first + step}`, (fetched) => (fetched ? "uncached" : "same layer"));
     }
     for (let step = task.units - 1; step >= 0; step--) {
-      await press("h", `${layer.address}:${channel + step}`, (fetched) => (fetched ? "cached, fetched" : "cached"));
+      await press("h", `${layer}:${first + step}`, (fetched) => (fetched ? "cached, fetched again" : "cached"));
     }
   }
   return { switches };
