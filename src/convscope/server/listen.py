@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -80,14 +81,22 @@ def bind(host: str, port: int, names: Sequence[str] = ()) -> socket.socket:
     """A socket bound to ``host`` and ``port`` (0: any free one); raises with the next step when that can't be."""
     address = check_host(host, names)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # With the protocol named, asyncio turns Nagle's algorithm off on every connection; otherwise each answer's body
+    # waits 40 ms for the other side to acknowledge its headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((address, port), family=family, backlog=CONNECTIONS)
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(CONNECTIONS)
     except OSError as error:
+        listener.close()
         raise ConvscopeError(
             f"port {port} can't be listened on: {error.strerror}",
             where=address,
             next_step="choose another, or --port 0",
         ) from error
+    return listener
 
 
 def serve(
