@@ -98,7 +98,7 @@ def commands_page() -> str:
         "`convscope COMMAND --help` says the same. Exit codes: 0, 1 for an error, 2 for a wrong command line, 130 for "
         "Ctrl-C.\n",
     ]
-    with click.Context(commands, info_name="convscope") as context:
+    with commands.make_context("convscope", [], resilient_parsing=True) as context:
         for name in commands.list_commands(context):
             command = commands.get_command(context, name)
             if command is not None and not command.hidden:
