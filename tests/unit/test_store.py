@@ -196,7 +196,7 @@ for seed in range(int(sys.argv[2]), 10**6):
 
 def test_a_killed_writer_leaves_a_store_that_opens_and_is_right(tmp_path: Path) -> None:
     # 25 kills at random moments, one after the other in one store: what was acknowledged is there, nothing is wrong.
-    moments = random.Random(0)  # noqa: S311
+    moments = random.Random(0)
     acknowledged: dict[str, int] = {}
     first = 0
     for round_number in range(25):
