@@ -12,7 +12,7 @@ CHROMIUM ?= $(or $(shell command -v chromium 2>/dev/null),/usr/bin/chromium)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider
 
 export PIP_ROOT_USER_ACTION := ignore
-export CHROMIUM
+export CONVSCOPE_CHROMIUM := $(CHROMIUM)
 
 # Node from the machine if it is new enough and has npm; else the one from the package index, inside .venv.
 NODE_FROM := $(shell node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null && command -v npm >/dev/null && echo machine)

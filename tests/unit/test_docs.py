@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -114,13 +112,6 @@ def test_commands_in_shell_blocks_exist(page: Path) -> None:
                 assert words[1] in commands.commands, words
             if words[0] == "make":
                 assert words[1] in targets, words
-
-
-@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=page_name)
-def test_every_example_runs(script: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_changelog_starts_with_what_is_not_released() -> None:

@@ -183,6 +183,10 @@ def _one_after_the_other(values: Array) -> Array:
 
 def _side_by_side(tiles: Sequence[Tiles], style: Style) -> Figure:
     width = share_width(len(tiles))
+    # A few large maps would be drawn smaller than they are: these go one panel under the other.
+    few = [each for each in tiles if len(each.values) <= 4 and each.values.shape[-1] >= 64]
+    if len(tiles) > 1 and any(len(each.values) * each.values.shape[-1] > width for each in few):
+        return above([panel(each, style, WIDTH) for each in tiles], gap=24)
     return beside([panel(each, style, width) for each in tiles], gap=28)
 
 
