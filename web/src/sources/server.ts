@@ -49,8 +49,9 @@ export class ServerSource implements Source {
     return `${path}${path.includes("?") ? "&" : "?"}format=${format}`;
   }
 
-  follow(listener: (job: Job) => void): () => void {
+  follow(listener: (job: Job) => void, lost: () => void): () => void {
     const events = new EventSource("api/events");
+    events.addEventListener("error", lost);
     events.addEventListener("job", (event) => listener(JSON.parse((event as MessageEvent<string>).data) as Job));
     return () => events.close();
   }

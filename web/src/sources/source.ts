@@ -23,8 +23,8 @@ export interface Source {
   thumbnail(image: number, side: number): string;
   prepared(image: number): string;
   download(request: ViewRequest, format: SaveFormat): string;
-  /** Follow jobs; returns how to stop. */
-  follow(listener: (job: Job) => void): () => void;
+  /** Follow jobs; `lost` is told when the line breaks. Returns how to stop. */
+  follow(listener: (job: Job) => void, lost: () => void): () => void;
 }
 
 /** The text that names a View: the path and query of its route, parameters in alphabetical order. */

@@ -90,7 +90,7 @@ export class Explorer implements Surroundings {
   async open(): Promise<void> {
     try {
       // Before the first answer: opening the network is a job too.
-      this.unfollow ??= this.source.follow((job) => this.heard(job));
+      this.unfollow ??= this.source.follow((job) => this.heard(job), () => void this.ask());
       const [session, layers, listed] = await Promise.all([this.source.session(), this.source.layers(), this.source.images()]);
       const other = this.session && this.session.network.fingerprint !== session.network.fingerprint;
       if (other) return location.reload();
@@ -138,6 +138,16 @@ export class Explorer implements Surroundings {
     this.unfollow = null;
     clearTimeout(this.retryTimer);
     this.retryTimer = setTimeout(() => void this.open(), RETRY_PAUSE);
+  }
+
+  /** The line of events broke: is the server still there? */
+  private async ask(): Promise<void> {
+    if (!this.session || this.gone) return;
+    try {
+      await this.source.session();
+    } catch (error) {
+      if (toFailure(error).serverGone) this.serverGone();
+    }
   }
 
   cancel(job: string): void {

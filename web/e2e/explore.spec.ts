@@ -1,0 +1,229 @@
+// What a person does on the first day, against the real command and its embedded network.
+
+import { arrayOf } from "../src/api/view";
+import { palette, unpack } from "../src/paint/colormap";
+import { sheetLayout, tileLeft, tileTop } from "../src/paint/layout";
+import { colorLevel, fit } from "../src/paint/planes";
+import { colorIndex, fullScale } from "../src/paint/scale";
+import { expect, painted, pixelsAt, start, test, viewOf, visit } from "./convscope";
+
+/** A bitmap file of one color. */
+function bitmap(side: number, [red, green, blue]: [number, number, number]): Buffer {
+  const file = Buffer.alloc(54 + 3 * side * side);
+  file.write("BM");
+  file.writeUInt32LE(file.length, 2);
+  file.writeUInt32LE(54, 10);
+  file.writeUInt32LE(40, 14);
+  file.writeInt32LE(side, 18);
+  file.writeInt32LE(side, 22);
+  file.writeUInt16LE(1, 26);
+  file.writeUInt16LE(24, 28);
+  for (let at = 54; at < file.length; at += 3) file.set([blue, green, red], at);
+  return file;
+}
+
+test("the first journey, by keyboard alone", async ({ explorer: page }) => {
+  const address = page.locator("[data-address]");
+  await expect(address).toHaveText("stem.convolution:0");
+  await page.keyboard.press("ArrowRight");
+  await expect(address).toHaveText("stem.convolution:1");
+  await page.keyboard.press("l");
+  await page.keyboard.press("h");
+  await page.keyboard.press("j");
+  const columns = Number(await page.getByRole("grid").getAttribute("data-columns"));
+  await expect(address).toHaveText(`stem.convolution:${1 + columns}`);
+  await page.keyboard.press("2");
+  await painted(page, "weight_gradients|stem.convolution");
+  await page.keyboard.press("4");
+  await painted(page, "activations|stem.convolution");
+  await page.keyboard.press(".");
+  await expect(page.locator("[data-image][aria-selected=true]")).toHaveAttribute("data-image", "1");
+  await page.keyboard.press("]");
+  await painted(page, "activations|stem.normalization");
+  await page.keyboard.press("/");
+  await page.keyboard.type("blocks.3 depthwise 5×5");
+  await page.keyboard.press("Enter");
+  await painted(page, "activations|blocks.3.depthwise");
+  await page.keyboard.press("g");
+  await page.keyboard.type("blocks.1.expand:7:5,6");
+  await page.keyboard.press("Enter");
+  await expect(address).toHaveText("blocks.1.expand:7");
+  await expect(page.locator("[data-position]")).toHaveAttribute("data-position", "5,6");
+  await expect(page.locator("[data-result]")).toBeVisible();
+  await page.keyboard.press("b");
+  await expect(page.getByRole("article", { name: "blocks.1.expand:7" })).toBeVisible();
+  // Tab reaches the map; its arrows move the position.
+  for (let tabs = 0; tabs < 200; tabs++) {
+    await page.keyboard.press("Tab");
+    if (await page.evaluate(() => document.activeElement?.getAttribute("role") === "application")) break;
+  }
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("ArrowRight");
+  await expect(page.locator("[data-position]")).toHaveAttribute("data-position", "6,7");
+  await page.keyboard.press("?");
+  await expect(page.getByRole("dialog", { name: "Keys" })).toBeVisible();
+  await page.keyboard.press("Escape");
+  await expect(page.getByRole("dialog", { name: "Keys" })).toBeHidden();
+  await expect.poll(() => page.evaluate(() => location.hash)).toContain("unit=blocks.1.expand:7:6,7");
+  await page.keyboard.press("Escape");
+  await expect.poll(() => page.evaluate(() => location.hash)).not.toContain(":6,7");
+});
+
+test("the sheet's pixels are the kernel's values", async ({ explorer: page, server }) => {
+  const view = await viewOf(page, server, "weights?target=stem.convolution&slices=0");
+  const kernel = arrayOf(view, "kernel");
+  const [, , rows, columns] = kernel.shape;
+  const { limit } = fullScale(view.meta.ranges.kernel, "signed");
+  const grid = page.getByRole("grid");
+  const tile = Number(await grid.getAttribute("data-tile"));
+  const layout = sheetLayout(kernel.shape[0], tile, await grid.evaluate((element) => element.clientWidth));
+  const place = fit(rows, columns, tile);
+  const points: [number, number][] = [];
+  const wanted: number[][] = [];
+  for (const unit of [0, 1, 5, 12, 31]) {
+    for (let cell = 0; cell < rows * columns; cell++) {
+      points.push([
+        tileLeft(layout, unit) + place.left + (((cell % columns) + 0.5) * place.width) / columns,
+        tileTop(layout, unit) + place.top + ((Math.floor(cell / columns) + 0.5) * place.height) / rows,
+      ]);
+      const size = rows * columns;
+      wanted.push([0, 1, 2].map((slice) => colorLevel(kernel.data[(unit * 3 + slice) * size + cell], limit)));
+    }
+  }
+  expect(await pixelsAt(page, points)).toEqual(wanted);
+  await expect(page.locator("[data-legend=minimum]")).toHaveText("−3.71");
+});
+
+test("after sorting and filtering each picture is still its own unit's", async ({ explorer: page, server }) => {
+  await visit(page, server, "unit=blocks.0.depthwise:0&sort=norm&descending=1&tile=48&filter=norm+%3E+0.1");
+  const view = await viewOf(page, server, "weights?target=blocks.0.depthwise&slices=0");
+  const [kernel, norm] = [arrayOf(view, "kernel"), arrayOf(view, "norm")];
+  const units = [...norm.data.keys()].filter((unit) => norm.data[unit] > 0.1).sort((one, other) => norm.data[other] - norm.data[one] || one - other);
+  const colors = palette("signed", "orange-blue", "light").colors;
+  const scale = fullScale(view.meta.ranges.kernel);
+  const layout = sheetLayout(units.length, 48, await page.getByRole("grid").evaluate((element) => element.clientWidth));
+  const points = units.map((_, place): [number, number] => [tileLeft(layout, place) + 8, tileTop(layout, place) + 8]);
+  const wanted = units.map((unit) => [...unpack(colors[colorIndex(kernel.data[unit * 9], scale)])]);
+  await expect.poll(() => pixelsAt(page, points)).toEqual(wanted);
+  await page.getByRole("grid").click({ position: { x: tileLeft(layout, 3) + 10, y: tileTop(layout, 3) + 10 } });
+  await expect(page.locator("[data-address]")).toHaveText(`blocks.0.depthwise:${units[3]}`);
+});
+
+test("the address bar is the state: reload and back give the same", async ({ explorer: page, server }) => {
+  await visit(page, server, "unit=blocks.2.depthwise:11:3,4&image=2&show=activations&sort=maximum&descending=1&scale=unit&positive=magma&photo=over&folded=statistics");
+  await painted(page, "activations|blocks.2.depthwise");
+  await expect(page.locator("[data-result]")).toBeVisible();
+  const picture = () => page.evaluate(() => document.querySelector<HTMLCanvasElement>("canvas[data-sheet]")?.toDataURL());
+  await page.waitForTimeout(300);
+  const [hash, pixels] = [await page.evaluate(() => location.hash), await picture()];
+  await page.reload();
+  await painted(page, "activations|blocks.2.depthwise");
+  await expect(page.locator("[data-result]")).toBeVisible();
+  await expect.poll(picture).toBe(pixels);
+  expect(await page.evaluate(() => location.hash)).toBe(hash);
+  await page.keyboard.press("]");
+  await painted(page, "activations|blocks.2.depthwise_normalization");
+  await expect.poll(() => page.evaluate(() => location.hash)).toContain("depthwise_normalization");
+  await page.goBack();
+  await painted(page, "activations|blocks.2.depthwise");
+  await expect(page.locator("[data-address]")).toHaveText("blocks.2.depthwise:11");
+});
+
+test("one number taken apart is the network's own", async ({ explorer: page, server }) => {
+  await visit(page, server, "unit=blocks.3.depthwise:20:9,9");
+  const view = await viewOf(page, server, "activations?target=blocks.3.depthwise&images=0");
+  const map = arrayOf(view, "map");
+  const [, , rows, columns] = map.shape;
+  const result = Number(await page.locator("[data-result]").getAttribute("data-result"));
+  expect(result).toBeCloseTo(map.data[(20 * rows + 9) * columns + 9], 4);
+});
+
+test("a link for another network says so", async ({ explorer: page, server }) => {
+  await page.goto(`${server.origin}/#network=0123456789ab&unit=features.0:3`);
+  await page.reload();
+  await expect(page.getByRole("alert")).toContainText("another network");
+  await page.getByRole("button", { name: /instead/ }).click();
+  await painted(page);
+});
+
+test("own images by file dialog and by dropping; a bad one gives a card", async ({ explorer: page, expected }) => {
+  expected.push(/415|422|400/);
+  const images = page.locator("[data-image]");
+  const before = await images.count();
+  const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.getByRole("button", { name: /drop, paste or choose/ }).click()]);
+  await chooser.setFiles({ name: "red.bmp", mimeType: "image/bmp", buffer: bitmap(64, [200, 20, 30]) });
+  await expect(page.getByRole("option", { name: /^red\.bmp/ })).toHaveAttribute("aria-selected", "true");
+  await expect(images).toHaveCount(before + 1);
+  await page.locator("body").evaluate((body) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array([1, 2, 3])], "broken.png", { type: "image/png" }));
+    body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+  });
+  await expect(page.getByRole("alert")).toBeVisible();
+  await expect(page.getByRole("alert")).toContainText("Next:");
+  await expect(images).toHaveCount(before + 1);
+  await page.getByRole("button", { name: "Dismiss" }).click();
+  await page.keyboard.press("4");
+  await painted(page, "activations|stem.convolution");
+});
+
+test("long work can be cancelled within a second", async ({ explorer: page, expected }) => {
+  expected.push(/Failed to load resource|ERR_/);
+  let cancelled = 0;
+  page.on("request", (request) => {
+    if (request.method() === "DELETE" && request.url().includes("/api/jobs/")) cancelled = Date.now();
+  });
+  await page.route(/activation_gradients/, () => undefined); // Never answered.
+  await page.keyboard.press("5");
+  const cancel = page.getByRole("button", { name: "Cancel" });
+  await cancel.waitFor();
+  const asked = Date.now();
+  await cancel.click();
+  await expect(page.getByText("Cancelled.")).toBeVisible();
+  await expect.poll(() => cancelled).toBeGreaterThan(0);
+  expect(cancelled - asked).toBeLessThan(1_000);
+  await page.unroute(/activation_gradients/);
+  await page.getByRole("button", { name: "Compute again" }).click();
+  await painted(page, "activation_gradients|stem.convolution");
+});
+
+test("an error is a card in its panel; the rest lives on", async ({ explorer: page, expected }) => {
+  expected.push(/422/);
+  const error = { what: "no answer here", where: "stem.convolution", next_step: "choose another layer", kind: "refused" };
+  await page.route(/spatial_gradients/, (route) => route.fulfill({ status: 422, json: { error } }));
+  await page.keyboard.press("3");
+  const card = page.getByRole("alert");
+  await expect(card).toContainText("no answer here");
+  await expect(card).toContainText("choose another layer");
+  await page.keyboard.press("4");
+  await painted(page, "activations|stem.convolution");
+});
+
+test("the server goes away: a banner, and what is here stays", async ({ browser }) => {
+  test.setTimeout(120_000);
+  const own = await start();
+  const page = await browser.newPage();
+  await page.addInitScript(() => localStorage.setItem("convscope.tour", "seen"));
+  await page.goto(own.link);
+  await painted(page);
+  await own.stop();
+  await expect(page.getByText("The server can't be reached.", { exact: false }).first()).toBeVisible();
+  await expect(page.locator("canvas[data-painted]")).toBeVisible();
+  await page.keyboard.press("ArrowRight");
+  await expect(page.locator("[data-address]")).toHaveText("stem.convolution:1");
+  await page.close();
+});
+
+test("the tour has five stops and can be left at any", async ({ page, server }) => {
+  await page.goto(server.link);
+  await painted(page);
+  const card = page.getByRole("dialog", { name: "The network" });
+  await expect(card).toBeVisible();
+  for (let stop = 1; stop < 5; stop++) await page.getByRole("button", { name: "Next", exact: true }).click();
+  await expect(page.getByRole("dialog", { name: "How one number came to be" })).toBeVisible();
+  await page.keyboard.press("Escape");
+  await expect(page.getByRole("dialog")).toBeHidden();
+  await page.reload();
+  await painted(page);
+  await expect(page.getByRole("dialog")).toBeHidden();
+});
