@@ -34,7 +34,7 @@ INDEX = "index.sqlite"
 OBJECTS = "objects"
 TEMPORARY = "temporary"
 _LEFT_BY_A_CRASH_SECONDS = 3600.0
-_MAY_LIE_BESIDE = {OBJECTS, TEMPORARY, INDEX, f"{INDEX}-journal", ".DS_Store"}
+_MAY_LIE_BESIDE = {"study.json", OBJECTS, TEMPORARY, INDEX, f"{INDEX}-journal", ".DS_Store"}
 
 _SCHEMA = (
     """CREATE TABLE views (

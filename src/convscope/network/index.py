@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from convscope.network.receptive_field import ReceptiveField, arranged, field_of
 from convscope.trace import Call, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from convscope.network.footprint import Parts
 
@@ -181,10 +182,23 @@ def _details(call: Call, kernel: Kernel | None) -> dict[str, Any]:
     return details
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For thousands of tiny operations: handing each to other threads takes longer than doing it, ten times on a busy
+    machine.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def build_layer_table(module: nn.Module, image: Tensor) -> LayerTable:
     """Observe one forward pass with one prepared image ``[1, channel, row, column]``."""
     indexer = _Indexer(module, image, Propagation(image))
-    with torch.no_grad(), Trace(module, observer=indexer) as trace:
+    with torch.no_grad(), _one_thread(), Trace(module, observer=indexer) as trace:
         try:
             output = trace.run(image, stop=False)
         except ConvscopeError:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convscope import images as images_module
     from convscope.network import layer as layer_module
     from convscope.network import receptive_field
+    from convscope.network.network import Network
     from convscope.server.session import Opened
 
 _STATUS: tuple[tuple[type[ConvscopeError], int], ...] = (
@@ -101,23 +102,28 @@ def skipped_answer(images: images_module.ImageSet) -> list[schema.Skipped]:
     return [schema.Skipped(name=name, reason=str(reason)) for name, reason in images.skipped]
 
 
-def images_answer(images: images_module.ImageSet) -> schema.Images:
+def images_answer(images: images_module.ImageSet, network: Network) -> schema.Images:
     """The whole set. An image that turned out to be damaged is told with those that were left out."""
     described: list[schema.Image] = []
     skipped = skipped_answer(images)
     for image in images:
         try:
-            described.append(image_answer(image))
+            described.append(image_answer(image, network))
         except BadImage as error:
             skipped.append(schema.Skipped(name=image.name, reason=error.what))
     return schema.Images(images=described, skipped=skipped)
 
 
-def image_answer(image: images_module.Image) -> schema.Image:
-    """One image of the set."""
+def image_answer(image: images_module.Image, network: Network) -> schema.Image:
+    """One image of the set; its label is the network's class, if the network has one of its folder's name."""
     height, width = image.size
     return schema.Image(
-        id=image.id, name=image.name, width=width, height=height, label=image.label, label_name=image.label_name
+        id=image.id,
+        name=image.name,
+        width=width,
+        height=height,
+        label=network.class_of(image),
+        label_name=image.label_name,
     )
 
 

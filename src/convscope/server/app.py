@@ -150,9 +150,9 @@ async def get_layers(request: Request) -> Response:
 @api.get("/images", operation_id="getImages", response_model=schema.Images)
 async def get_images(request: Request) -> Response:
     """The image set."""
-    images = (await _session(request).opened()).images
+    opened = await _session(request).opened()
     # Sizes are read from the files' headers, the first time.
-    return _typed(await asyncio.to_thread(answers.images_answer, images))
+    return _typed(await asyncio.to_thread(answers.images_answer, opened.images, opened.network))
 
 
 @api.post(
@@ -173,8 +173,10 @@ async def add_image(request: Request, name: Annotated[str, Query(max_length=300)
     if media_type != BLOB and not media_type.startswith("image/"):
         raise BadImage("the body isn't an image", next_step="send the image file's bytes as they are")
     encoded = await request.body()
-    image = await _session(request).add_image(encoded, shown_name(name))
-    return _typed(schema.AddedImage(image=answers.image_answer(image)), status=201)
+    session = _session(request)
+    image = await session.add_image(encoded, shown_name(name))
+    network = (await session.opened()).network
+    return _typed(schema.AddedImage(image=answers.image_answer(image, network)), status=201)
 
 
 @api.get(

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -18,7 +17,7 @@ from convscope.methods.base import describe, method_class, method_names
 from convscope.progress import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from convscope.images import Image, ImageSet
     from convscope.methods.base import Method
@@ -143,8 +142,7 @@ class Session:
         report(0, 1, "opening the network")
         opened = self._opener()
         # Both are lazy and cost a forward pass: here, not in the first request.
-        with _one_thread():
-            _ = opened.network.layers, opened.network.fingerprint
+        _ = opened.network.layers, opened.network.fingerprint
         self.methods, self.unavailable = describe_methods()
         report(1, 1, "opening the network")
         return opened
@@ -160,7 +158,9 @@ class Session:
         method = method_class(name).make(parameters)
         if "images" in method.needs and not ids:
             raise ConvscopeError(f"{name} needs images", next_step="choose at least one image")
-        return Question(opened, method, target, tuple(ids), method.recipe(opened.network, target, _identity(images)))
+        return Question(
+            opened, method, target, tuple(ids), method.recipe(opened.network, target, _identity(opened.network, images))
+        )
 
     async def answer(self, question: Question, name: str) -> bytes:
         """The View's blob: from the store, or computed in the worker under the job name ``name``."""
@@ -210,7 +210,7 @@ class Session:
         return image
 
 
-def _identity(images: ImageSet) -> Batch | None:
+def _identity(network: Network, images: ImageSet) -> Batch | None:
     """As much of a batch as a recipe reads; preparing the pixels can wait until the store has nothing."""
     if not len(images):
         return None
@@ -222,21 +222,8 @@ def _identity(images: ImageSet) -> Batch | None:
         torch.empty(len(images), 0, 0, 0),
         tuple(image.fingerprint for image in images),
         tuple(image.name for image in images),
-        tuple(image.label for image in images),
+        tuple(network.class_of(image) for image in images),
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """For many tiny operations: handing each to other threads takes longer than doing it, most on a busy machine."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def describe_methods() -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
