@@ -30,6 +30,21 @@ describe("a plane", () => {
     expect([...target.data]).toEqual([at(0.25), at(0.25)]);
   });
 
+  test("reduced rows first, it is the box means", () => {
+    const [rows, columns, height, width] = [23, 31, 9, 14];
+    const data = Float32Array.from({ length: rows * columns }, () => 2 * Math.random() - 1);
+    const plane = { data, offset: 0, rows, columns };
+    const target = blank(width, height);
+    paintPlane(target, { left: 0, top: 0, width, height }, plane, scale, table);
+    for (let line = 0; line < height; line++) {
+      for (let dot = 0; dot < width; dot++) {
+        const mean = areaMean(plane, 0, (line * rows) / height, ((line + 1) * rows) / height, (dot * columns) / width, ((dot + 1) * columns) / width);
+        const near = [-1e-9, 0, 1e-9].map((by) => at(mean + by));
+        expect(near).toContain(target.data[line * width + dot]);
+      }
+    }
+  });
+
   test("fractional boxes weigh their borders", () => {
     const plane = { data: [0, 3, 6], offset: 0, rows: 1, columns: 3 };
     expect(areaMean(plane, 0, 0, 1, 0, 1.5)).toBeCloseTo(1);

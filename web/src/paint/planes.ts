@@ -32,6 +32,12 @@ type AreaColor = (rowStart: number, rowEnd: number, columnStart: number, columnE
 export function paintPlane(target: Pixels, place: Rectangle, plane: Plane, scale: Scale, palette: Palette): void {
   const { data, offset } = plane;
   const { colors } = palette;
+  const whole = plane.count === undefined || plane.count === plane.rows * plane.columns;
+  const smaller = place.width <= plane.columns && place.height <= plane.rows;
+  if (whole && smaller && (place.width < plane.columns || place.height < plane.rows)) {
+    reduceWhole(target, place, plane, (value) => colors[colorIndex(value, scale)]);
+    return;
+  }
   fill(
     target,
     place,
@@ -39,6 +45,31 @@ export function paintPlane(target: Pixels, place: Rectangle, plane: Plane, scale
     (cell) => colors[colorIndex(data[offset + cell], scale)],
     (...box) => colors[colorIndex(areaMean(plane, 0, ...box), scale)],
   );
+}
+
+/** The same means as `areaMean` gives, rows first and then columns: each value is read once. */
+function reduceWhole(target: Pixels, place: Rectangle, plane: Plane, color: (value: number) => number): void {
+  const { data, offset, rows, columns } = plane;
+  const sums = new Float64Array(columns);
+  const [high, wide] = [rows / place.height, columns / place.width];
+  for (let line = 0; line < place.height; line++) {
+    sums.fill(0);
+    const [start, end] = [line * high, (line + 1) * high];
+    for (let row = Math.floor(start); row < end - 1e-9 && row < rows; row++) {
+      const part = Math.min(row + 1, end) - Math.max(row, start);
+      const first = offset + row * columns;
+      for (let column = 0; column < columns; column++) sums[column] += part * data[first + column];
+    }
+    const out = (place.top + line) * target.width + place.left;
+    for (let dot = 0; dot < place.width; dot++) {
+      const [left, right] = [dot * wide, (dot + 1) * wide];
+      let sum = 0;
+      for (let column = Math.floor(left); column < right - 1e-9 && column < columns; column++) {
+        sum += (Math.min(column + 1, right) - Math.max(column, left)) * sums[column];
+      }
+      target.data[out + dot] = color(sum / (high * wide));
+    }
+  }
 }
 
 /**
