@@ -43,7 +43,7 @@ def small(model):
     return [model, "--image-size", "16"]
 
 
-def test_help_imports_nothing_heavy_and_is_quick():
+def test_help_imports_nothing_heavy():
     script = (
         "import sys, contextlib\n"
         "from convscope.cli import main\n"
@@ -52,15 +52,8 @@ def test_help_imports_nothing_heavy_and_is_quick():
         "sys.stderr.write(','.join(sorted(heavy & set(sys.modules))))\n"
     )
     for words in (["--help"], ["--version"], ["open", "--help"], ["view", "--help"], ["serve", "--help"]):
-        took = []
-        for _ in range(3):
-            before = sum(os.times()[2:4])
-            done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
-            took.append(sum(os.times()[2:4]) - before)
+        done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
         assert done.stderr == "", f"convscope {' '.join(words)} imported {done.stderr}"
-        # Processor time, the best of three: what else the machine does must not decide.
-        assert min(took) < 0.3
-
 
 def test_help_lists_the_journey_with_examples(shell):
     code, out, _ = shell("--help")
