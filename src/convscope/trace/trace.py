@@ -44,6 +44,45 @@ class _Kept:
     version: int
     cloned: bool
     edge: GradientEdge | None
+    base: _Base | None = None
+
+    def place(self) -> GradientEdge | Tensor:
+        """Where the gradient with respect to the captured value arrives.
+
+        Writing in place to a view (what a linear layer makes of rows and columns, a flatten, a chunk) gives its base a
+        new history that passes the view by: the gradient then arrives at the base's old one.
+        """
+        if self.base is not None and self.source._version != self.version:
+            return self.base.edge
+        return self.edge or self.value
+
+    def part(self, gradient: Tensor) -> Tensor:
+        """The gradient with respect to the captured value, of what arrived at its place."""
+        if self.base is None or self.source._version == self.version:
+            return gradient
+        return self.base.view(gradient)
+
+
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """The tensor that a captured view looks at: where its gradient arrives, and which part of it the view is."""
+
+    edge: GradientEdge
+    size: torch.Size
+    stride: tuple[int, ...]
+    part: tuple[torch.Size, tuple[int, ...], int]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Base | None:
+        base = tensor._base
+        if base is None or not base.requires_grad:
+            return None
+        part = (tensor.shape, tensor.stride(), int(tensor.storage_offset()) - int(base.storage_offset()))
+        return cls(get_gradient_edge(base), base.shape, base.stride(), part)
+
+    def view(self, gradient: Tensor) -> Tensor:
+        laid_out = torch.empty_strided(self.size, self.stride, dtype=gradient.dtype, device=gradient.device)
+        return laid_out.copy_(gradient).as_strided(*self.part).clone()
 
 
 class _Stop(Exception):
@@ -110,7 +149,7 @@ class Trace:
             self._block.close()
         self._block = None
         for kept in (*self._kept.values(), *self._inputs.values()):
-            kept.value, kept.source, kept.edge = kept.value.detach(), kept.value.detach(), None
+            kept.value, kept.source, kept.edge, kept.base = kept.value.detach(), kept.value.detach(), None, None
         self._image = None
 
     def run(self, images: Tensor, *, stop: bool | None = None) -> Any:
@@ -150,14 +189,17 @@ class Trace:
         places: list[Any] = []
         for name in layers:
             kept = None if name == "input" else self._found(self._kept, name)
-            places.append(self._image if kept is None else kept.edge or kept.value)
+            places.append(self._image if kept is None else kept.place())
         constant = [isinstance(place, Tensor) and not place.requires_grad for place in places]
         wanted = [place for place, fixed in zip(places, constant, strict=True) if not fixed]
         found = iter(_gradients(scalar, wanted))
         result: dict[str, Tensor] = {}
         for name, fixed in zip(layers, constant, strict=True):
             gradient = None if fixed else next(found)
-            result[name] = torch.zeros_like(self._value(name)) if gradient is None else gradient.detach()
+            if gradient is None:
+                result[name] = torch.zeros_like(self._value(name))
+            else:
+                result[name] = (gradient if name == "input" else self._kept[name].part(gradient)).detach()
         return result
 
     # ---- one forward pass --------------------------------------------------------------------------------------
@@ -297,7 +339,8 @@ class _Recorder:
         # The edge is where the gradient of this very version of the tensor arrives, even if it is written over later.
         edge = get_gradient_edge(tensor) if tensor.requires_grad else None
         value = tensor.clone() if clone else tensor
-        return _Kept(value, tensor, tensor._version, clone, edge)
+        base = _Base.of(tensor) if tensor.requires_grad else None
+        return _Kept(value, tensor, tensor._version, clone, edge, base)
 
     # ---- functions ---------------------------------------------------------------------------------------------
 

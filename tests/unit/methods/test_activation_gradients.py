@@ -10,6 +10,7 @@ from references import LABELS, double, objective_value
 from torch import nn
 
 from convscope.errors import Refused
+from convscope.network.network import Network
 from convscope.testing import TINY_NETWORKS, tiny_network
 
 OBJECTIVES = ["loss:true", "score"]
@@ -124,3 +125,52 @@ def test_too_many_maps_are_refused(monkeypatch):
     monkeypatch.setattr("convscope.methods.ranges.LARGEST_VIEW", 1000)
     with pytest.raises(Refused, match="pass fewer images"):
         network.view("activation_gradients", "relu", batch)
+
+
+class Views(nn.Module):
+    """In-place ReLUs on views: of a linear layer's rows and columns, of half the channels, of a flattened map."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 4, 2)
+        self.mix = nn.Linear(4, 6)
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(6 * 3 * 4, 3)
+        self.in_place = in_place
+
+    def forward(self, images):
+        maps = self.mix(self.convolution(images).permute(0, 2, 3, 1))
+        maps = F.relu(maps, inplace=self.in_place).permute(0, 3, 1, 2) + 0.05
+        first, second = maps[:, :3], maps[:, 3:]
+        first = F.relu(first - 0.1, inplace=self.in_place)
+        second = torch.sigmoid_(second) if self.in_place else torch.sigmoid(second)
+        flat = self.flatten(torch.cat([first, second], dim=1).contiguous())
+        return self.linear(F.relu(flat - 0.2, inplace=self.in_place))
+
+
+@pytest.mark.parametrize(
+    "address", ["convolution", "mix", "relu", "permute@1", "add", "getitem", "getitem@1", "flatten", "cat"]
+)
+def test_in_place_operations_on_views_lose_no_gradient(address):
+    torch.manual_seed(0)
+    plain = Network.from_module(Views(in_place=False).double(), image_size=(4, 5))
+    written = Network.from_module(Views(in_place=True).double(), image_size=(4, 5))
+    written.module.load_state_dict(plain.module.state_dict())
+    images = torch.randn(2, 2, 4, 5, dtype=torch.float64)
+    expected = plain.view("activation_gradients", address, images, objective="score:1")
+    found = written.view("activation_gradients", address, images, objective="score:1")
+    assert expected["gradient"].any()
+    for name in ("map", "gradient"):
+        assert np.allclose(found[name], expected[name], rtol=1e-6, atol=1e-9)
+
+
+def test_a_linear_layer_on_rows_and_columns_before_an_in_place_relu_has_its_weight_gradient():
+    torch.manual_seed(0)
+    network = Network.from_module(Views(in_place=True).double(), image_size=(4, 5))
+    images = torch.randn(2, 2, 4, 5, dtype=torch.float64)
+    network.module.zero_grad()
+    network.module(images)[:, 1].mean().backward()
+    expected = network.module.mix.weight.grad.numpy()
+    view = network.view("weight_gradients", "mix", images, objective="score:1", slices=0)
+    for unit, place in np.ndindex(6, 4):
+        assert np.isclose(view["gradient"][unit, place, 0, 0], expected[unit, view["channel"][unit, place]], rtol=1e-5)
