@@ -142,9 +142,23 @@ class ImageGradients:
     def collect(cls, network: Network, objective: BoundObjective, batch: Batch, layer: Layer) -> ImageGradients:
         """One pass over the images; a weight shared by several calls gets the sum over them."""
         calls = sharing_calls(network, layer)
-        addresses = [call.address for call in calls]
         # Where the first axis isn't the image (windows, tokens first), only one image at a time tells whose is whose.
-        size = 0 if all(call.output_shape[:1] == (1,) and call.axes[:1] == ("image",) for call in calls) else 1
+        apart = all(not call.opaque and call.output_shape[:1] == (1,) for call in calls)
+        try:
+            return cls._collect(network, objective, batch, calls, 0 if apart else 1)
+        except _MixedImages as mixed:
+            if objective.whole_batch and len(batch) > 1:
+                raise Refused(
+                    f"{mixed} doesn't keep images apart, and a function as objective needs them all at once",
+                    next_step="pass one image, or another objective",
+                ) from mixed
+            return cls._collect(network, objective, batch, calls, 1)
+
+    @classmethod
+    def _collect(
+        cls, network: Network, objective: BoundObjective, batch: Batch, calls: tuple[Layer, ...], size: int
+    ) -> ImageGradients:
+        addresses = [call.address for call in calls]
         total: torch.Tensor | None = None
         stored: list[Stored] = []
         values: list[float] = []
@@ -185,6 +199,10 @@ class ImageGradients:
         }
 
 
+class _MixedImages(Exception):
+    """A call whose tensors have no axis with one entry per image."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Kept:
     """An image's gradient, kept as it is."""
@@ -221,6 +239,9 @@ class _OneImage:
 
 def _images(calls: tuple[Layer, ...], step: Step) -> Iterator[_OneImage]:
     count = step.stop - step.start
+    for call in calls:
+        if count > 1 and not len(step.inputs[call.address]) == len(step.gradients[call.address]) == count:
+            raise _MixedImages(call.address)
     for index in range(count):
         part: Any = slice(index, index + 1) if count > 1 else slice(None)
         yield _OneImage(

@@ -363,3 +363,36 @@ def test_every_method_survives_nan_and_infinite_weights_and_images():
         assert any("NaN" in warning for warning in view.meta["warnings"]), view
     stated = views[0].meta["ranges"]["kernel"]
     assert (stated["nan"], stated["positive_infinity"], stated["negative_infinity"]) == (1, 1, 0)
+
+
+class Table(nn.Module):
+    """A linear layer on constants beside the image's path, as in the relative position bias of Swin V2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("coordinates", torch.linspace(-1, 1, 24).reshape(1, 3, 4, 2))
+        self.bias = nn.Linear(2, 3)
+        self.convolution = nn.Conv2d(1, 3, 2)
+
+    def forward(self, images):
+        return torch.tanh(self.convolution(images) * self.bias(self.coordinates).permute(0, 3, 1, 2)).mean((2, 3))
+
+
+def test_a_layer_that_does_not_see_the_image_still_has_a_gradient():
+    network = Network.from_module(Table().double(), image_size=(4, 5))
+    batch = Batch(torch.randn(3, 1, 4, 5, dtype=torch.float64), ("a", "b", "c"), ("a", "b", "c"), LABELS)
+    expected = backward_by_torch(network, batch, "loss:true")["bias.weight"]
+    view = network.view("weight_gradients", "bias", batch, slices=0)
+    assert np.allclose(view["gradient"], laid_out(network.layer("bias"), expected, view), rtol=1e-5)
+    assert np.allclose(view["image_share"].sum(axis=0), 1)
+
+
+def test_images_that_stay_mixed_are_refused_for_a_function():
+    network = Network.from_module(Table(), image_size=(4, 5))
+
+    def own(scores, batch):
+        return scores.mean()
+
+    with pytest.raises(Refused, match="bias doesn't keep images apart"):
+        network.view("weight_gradients", "bias", torch.randn(2, 1, 4, 5), objective=own)
+    assert network.view("weight_gradients", "bias", torch.randn(1, 1, 4, 5), objective=own)["gradient"].any()
