@@ -18,7 +18,7 @@ const KINDS: Readonly<Record<string, string>> = {
   ConvTranspose2d: "conv transposed",
   Conv1d: "conv",
   Conv3d: "conv",
-  BatchNorm2d: "batch norm",
+  BatchNorm2d: "batch-norm",
   MaxPool2d: "max pool",
   max_pool2d: "max pool",
   AvgPool2d: "mean pool",

@@ -290,6 +290,7 @@ export const en = {
   "panel.papers": "Source",
   "panel.caveat": "When it misleads",
   "panel.caption": "This one",
+  "panel.warnings": "Mind: {warnings}",
   "panel.close": "Close",
 
   // Explanations, two sentences each
