@@ -55,7 +55,7 @@ def _same_padding(kernel_size: int) -> nn.ZeroPad2d:
     return nn.ZeroPad2d((before, after, before, after))
 
 
-class Ends(nn.Module):
+class ConvolutionBlock(nn.Module):
     """The stem or the head: convolution, normalization, ReLU6."""
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int) -> None:
@@ -113,7 +113,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
-        self.stem = Ends(3, 32, kernel_size=3, stride=2)
+        self.stem = ConvolutionBlock(3, 32, kernel_size=3, stride=2)
         self.blocks = nn.Sequential(
             *(
                 InvertedResidual(
@@ -123,7 +123,7 @@ class EfficientNetLite0(nn.Module):
                 for repeat in range(repeats)
             )
         )
-        self.head = Ends(320, 1280, kernel_size=1, stride=1)
+        self.head = ConvolutionBlock(320, 1280, kernel_size=1, stride=1)
         self.pooling = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.dropout = nn.Dropout(0.2)
