@@ -89,6 +89,10 @@ _MODEL_OPTIONS = (
     click.option("--mean", type=Numbers(float, "numbers"), metavar="M,M,M", help="mean per channel, of scaled pixels"),
     click.option("--std", type=Numbers(float, "numbers"), metavar="S,S,S", help="standard deviation per channel"),
     click.option("--scale", type=float, help="scaled pixels are pixels / 255 * scale  [default: 1]"),
+    click.option("--channels", type=int, help="channels of the input  [default: those of the first convolution]"),
+    click.option("--resize", type=int, help="shorter side before the center crop"),
+    click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "nearest"]), help="how it is resized"),
+    click.option("--output-name", metavar="NAME", help="which of several outputs holds the class scores"),
     click.option("--class-names", metavar="FILE", help="one class name per line, or a JSON list"),
     click.option("--device", help="cpu, cuda, cuda:1, mps …  [default: cpu]"),
 )
@@ -120,8 +124,10 @@ def image_option(function: Function) -> Function:
 
 def take_source(model: str, options: dict[str, Any], images: tuple[str, ...] = ()) -> Source:
     """The source that the options describe; takes those it knows out of ``options``."""
-    names = ("image_size", "mean", "std", "scale", "class_names")
+    names = ("image_size", "channels", "mean", "std", "scale", "resize", "interpolation", "class_names")
     given = {name: options.pop(name) for name in names}
+    # -o is the file a picture goes to, so the network's output has a longer name in the shell.
+    given["output"] = options.pop("output_name")
     return Source(
         model,
         weights=options.pop("weights"),

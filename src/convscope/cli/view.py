@@ -17,6 +17,8 @@ from convscope.errors import ConvscopeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import RenderableType
+
     from convscope.images import ImageSet
     from convscope.methods.base import Method, Parameter
     from convscope.network.network import Network
@@ -231,6 +233,26 @@ def _show(found: View) -> None:
         table.add_row(*(Text(cell) for cell in (name, axes, *numbers, f"{lost:,}" if lost else "")))
     console.print()
     console.print(table)
+    if found.kind == "predictions":
+        console.print()
+        console.print(_classes(found))
+
+
+def _classes(found: View) -> RenderableType:
+    """The most probable classes by name, an image a row."""
+    from rich.table import Table
+    from rich.text import Text
+
+    names = found.meta["class_names"]
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("image", style="cyan")
+    table.add_column("classes and their probabilities", overflow="fold")
+    probabilities, classes = found["probability"], found["class"]
+    for image, name in enumerate(found.meta["images"] or range(len(classes))):
+        pairs = zip(classes[image], probabilities[image], strict=True)
+        text = ", ".join(f"{names.get(str(index), f'class {index}')} {value:.3g}" for index, value in pairs)
+        table.add_row(Text(str(name)), Text(text))
+    return table
 
 
 __all__ = ["view"]

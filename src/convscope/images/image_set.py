@@ -86,7 +86,7 @@ class ImageSet:
 
     ``images[7]`` is the image with id 7, ``images["cat.jpg"]`` the one of that name, ``images[:32]`` and
     ``images[[3, 5]]`` are parts of the set in which every image keeps its id. ``skipped`` lists (name, reason) of what
-    couldn't be read.
+    couldn't be read. ``source`` is what a person calls the set, ``location`` what :func:`load_images` takes for it.
 
     >>> images = ImageSet([Image(0, "first", BytesOrigin(b"")), Image(1, "second", BytesOrigin(b""))])
     >>> images[1:].ids, images["second"].id
@@ -100,6 +100,7 @@ class ImageSet:
         skipped: Sequence[tuple[str, str]] = (),
         classes: Sequence[str] = (),
         source: str = "",
+        location: str = "",
     ) -> None:
         self._images = list(images)
         self._by_id = {image.id: image for image in self._images}
@@ -108,6 +109,7 @@ class ImageSet:
         self.skipped = list(skipped)
         self.classes = tuple(classes)
         self.source = source
+        self.location = location
 
     def __len__(self) -> int:
         return len(self._images)
@@ -173,7 +175,7 @@ class ImageSet:
         return None
 
     def _part(self, images: list[Image]) -> ImageSet:
-        return ImageSet(images, classes=self.classes, source=self.source)
+        return ImageSet(images, classes=self.classes, source=self.source, location=self.location)
 
     def _with_id(self, number: int) -> Image:
         if number < 0 and -number <= len(self):

@@ -40,9 +40,11 @@ def load_images(source: Any) -> ImageSet:
     """
     if isinstance(source, str) and source == "demo":
         photos = [Image(number, path.stem, FileOrigin.of(path)) for number, path in enumerate(demo_photos())]
-        return ImageSet(photos, source="demo")
+        return ImageSet(photos, source="demo", location="demo")
     if isinstance(source, (str, os.PathLike)):
-        return _load_path(Path(source).expanduser())
+        images = _load_path(Path(source).expanduser())
+        images.location = str(source)
+        return images
     if isinstance(source, ImageSet):
         return source
     if isinstance(source, (list, tuple)) and all(isinstance(each, (str, os.PathLike)) for each in source):

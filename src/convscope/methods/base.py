@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convscope._version import __version__
 from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
-from convscope.methods.call_text import command_text, python_text
+from convscope.methods.call_text import Written
 from convscope.network.unit import Unit, split_address
 from convscope.view import Recipe, View
 
@@ -188,7 +188,7 @@ class Method(ABC):
         return Target(layer, channel, position)
 
     def run(self, network: Network, target: str | Unit = "", images: ImagesLike | None = None) -> View:
-        """Compute the View. ``images``: an ImageSet, a Batch, or a prepared tensor ``[image, channel, row, column]``."""
+        """Compute the View. ``images``: an ImageSet, a Batch, or a tensor ``[image, channel, row, column]``."""
         batch = network.batch(images) if images is not None else None
         resolved = self.resolve(network, target)
         if "images" in self.needs and batch is None:
@@ -196,8 +196,19 @@ class Method(ABC):
         if "labels" in self.needs and (batch is None or None in batch.labels):
             raise ConvscopeError(f"{self.name} needs a label for every image", next_step="use one folder per class")
         view = self.compute(network, resolved, batch)
-        call = (network.source, self, str(resolved), batch.names if batch else ())
-        meta = {**view.meta, "python": python_text(*call), "command": command_text(*call)}
+        call = Written(
+            network.source,
+            network.loaded_with,
+            self,
+            str(resolved),
+            *((batch.location, batch.ids, batch.names) if batch else ()),
+        )
+        meta = {
+            **view.meta,
+            "images": list(batch.names) if batch else [],
+            "python": call.python(),
+            "command": call.command(),
+        }
         return View(view.kind, view.arrays, view.axes, meta, self.recipe(network, target, batch))
 
     @abstractmethod

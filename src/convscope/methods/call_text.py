@@ -3,65 +3,103 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-    from convscope.methods.base import Method
-
-# A batch knows its images' names, not where they lie.
+# The images' place when nobody said it: a tensor, or pictures made in Python.
 _FOLDER = "photos/"
 
 
-def python_text(source: str, method: Method, target: str, names: Sequence[str] = ()) -> str:
-    """Lines of Python that compute a View again; ``source`` is the network's model spec, ``names`` the images'.
+@runtime_checkable
+class Parameterized(Protocol):
+    """As much of a method as writing down its call takes."""
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        ...
+
+    @property
+    def cacheable(self) -> bool:
+        """False when a parameter is a function."""
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """One call: a network's model spec and what was said beside it, the method, its target, and the images.
+
+    ``ids`` are the images' ids in ``images``, where a person would load them from.
 
     >>> from convscope.methods.weights import Weights
-    >>> print(python_text("torchvision:resnet18", Weights(slices=0), "conv1", ["cat.jpg"]))
+    >>> call = Written("torchvision:resnet18", {"weights": "w.pt"}, Weights(slices=0), "conv1", "cats/", (3,), ("tom",))
+    >>> print(call.python())
     import convscope as cs
-    network = cs.load("torchvision:resnet18")
-    images = cs.load_images("photos/")  # cat.jpg
+    network = cs.load("torchvision:resnet18", weights="w.pt")
+    images = cs.load_images("cats/")[[3]]  # tom
     view = network.view("weights", "conv1", images, slices=0)
+    >>> call.command()
+    'convscope view weights torchvision:resnet18 conv1 --slices 0 --weights w.pt --images cats/ --pick 3'
     """
-    network = f"cs.load({_quoted(source)})" if source else "cs.Network.from_module(module)"
-    lines = ["import convscope as cs", f"network = {network}"]
-    arguments = [_quoted(method.name)]
-    if target:
-        arguments.append(_quoted(target))
-    if names:
-        lines.append(f"images = cs.load_images({_quoted(_FOLDER)})  # {_listed(names)}")
-        arguments.append("images" if target else "images=images")
-    arguments += [f"{name}={_literal(value)}" for name, value in _changed(method).items()]
-    return "\n".join([*lines, f"view = network.view({', '.join(arguments)})"])
+
+    spec: str
+    loaded_with: Mapping[str, Any]
+    method: Parameterized
+    target: str = ""
+    images: str = ""
+    ids: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def python(self) -> str:
+        """Lines of Python that compute the View again."""
+        beside = "".join(f", {name}={_literal(value)}" for name, value in self.loaded_with.items())
+        network = f"cs.load({_quoted(self.spec)}{beside})" if self.spec else "cs.Network.from_module(module)"
+        lines = ["import convscope as cs", f"network = {network}"]
+        arguments = [_quoted(self.method.name)]
+        if self.target:
+            arguments.append(_quoted(self.target))
+        if self.names:
+            part = f"[[{', '.join(map(str, self.ids))}]]" if self.images and self.ids else ""
+            lines.append(f"images = cs.load_images({_quoted(self.images or _FOLDER)}){part}  # {_listed(self.names)}")
+            arguments.append("images" if self.target else "images=images")
+        arguments += [f"{name}={_literal(value)}" for name, value in _changed(self.method).items()]
+        return "\n".join([*lines, f"view = network.view({', '.join(arguments)})"])
+
+    def command(self) -> str:
+        """A shell command that computes the View again, every word quoted for a POSIX shell.
+
+        A network that came from Python, or a function as a parameter, has no command: the text is empty.
+        """
+        if not self.spec or not self.method.cacheable:
+            return ""
+        words = ["convscope", "view", self.method.name, self.spec]
+        if self.target:
+            words.append(self.target)
+        for name, value in {**_changed(self.method), **self.loaded_with}.items():
+            # -o is the file a picture goes to, so the network's output has a longer name in the shell.
+            words += _option({"output": "output_name"}.get(name, name), value)
+        if self.names:
+            words += ["--images", self.images or _FOLDER]
+        if self.names and self.images and self.ids:
+            words += ["--pick", ",".join(map(str, self.ids))]
+        return shlex.join(words)
 
 
-def command_text(source: str, method: Method, target: str, names: Sequence[str] = ()) -> str:
-    """A shell command that computes a View again, every word quoted for a POSIX shell.
-
-    A network that came from Python, or a function as a parameter, has no command: the text is empty.
-
-    >>> from convscope.methods.weights import Weights
-    >>> command_text("torchvision:resnet18", Weights(slices=0), "conv1", ["cat.jpg"])
-    'convscope view weights torchvision:resnet18 conv1 --slices 0 --images photos/'
-    """
-    if not source or not method.cacheable:
-        return ""
-    words = ["convscope", "view", method.name, source]
-    if target:
-        words.append(target)
-    for name, value in _changed(method).items():
-        option = f"--{name.replace('_', '-')}"
-        words += [option if value else f"--no{option[1:]}"] if isinstance(value, bool) else [option, str(value)]
-    if names:
-        words += ["--images", _FOLDER]
-    return shlex.join(words)
+def _option(name: str, value: object) -> list[str]:
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [option if value else f"--no{option[1:]}"]
+    if isinstance(value, tuple | list):
+        return [option, ",".join(map(str, value))]
+    return [option, str(value)]
 
 
-def _changed(method: Method) -> dict[str, object]:
+def _changed(method: Parameterized) -> dict[str, object]:
     """The parameters that aren't at their defaults."""
-    values = {each.name: (getattr(method, each.name), each.default) for each in fields(method)}
+    values = {each.name: (getattr(method, each.name), each.default) for each in fields(method)}  # type: ignore[arg-type]
     return {name: value for name, (value, default) in values.items() if callable(value) or value != default}
 
 
@@ -77,6 +115,6 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"' if text.isprintable() else repr(text)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: tuple[str, ...]) -> str:
     shown = [name if name.isprintable() else repr(name) for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -47,6 +47,8 @@ class Batch:
     fingerprints: tuple[str, ...]
     names: tuple[str, ...]
     labels: tuple[int | None, ...]
+    location: str = ""  # where a person would load these images from, and their ids there
+    ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.fingerprints)

@@ -60,6 +60,8 @@ class Network:
         self.source = source
         self.class_names = tuple(str(each) for each in class_names)
         self._wanted_output = output
+        # What was said beside the spec when the network was loaded: with it, a View's call can be written out.
+        self.loaded_with: dict[str, Any] = {}
         # One observed forward pass fills the layer table, whichever thread asks first.
         self._lock = threading.Lock()
         self._table_made: LayerTable | None = None
@@ -258,6 +260,8 @@ class Network:
             tuple(picture.fingerprint for picture in pictures),
             tuple(picture.name for picture in pictures),
             tuple(self.class_of(picture) for picture in pictures),
+            location=str(getattr(images, "location", "")),
+            ids=tuple(identity for picture in pictures if isinstance(identity := getattr(picture, "id", None), int)),
         )
 
     # ---- looking inside ----------------------------------------------------------------------------------------

@@ -8,13 +8,35 @@ import shlex
 import pytest
 
 from convscope.methods.activation_gradients import ActivationGradients
-from convscope.methods.call_text import command_text, python_text
+from convscope.methods.call_text import Written
 from convscope.methods.predictions import Predictions
 from convscope.methods.spatial_gradients import SpatialGradients
 from convscope.methods.weight_gradients import WeightGradients
 from convscope.methods.weights import Weights
 
 HOSTILE = ["it's", 'say "hi"', "a b;rm -rf ~", "$(id)", "`id`", "new\nline", "back\\slash", "#comment", "é中"]
+
+
+def python_text(spec, method, target="", names=()):
+    return Written(spec, {}, method, target, names=tuple(names)).python()
+
+
+def command_text(spec, method, target="", names=()):
+    return Written(spec, {}, method, target, names=tuple(names)).command()
+
+
+def test_what_was_said_at_loading_is_said_again():
+    beside = {"weights": "my weights.pt", "image_size": 227, "mean": (123.0, 117.0, 104.0), "trust": True}
+    call = Written("nets.py:make", beside, Weights(), "conv1", "my photos", (0, 4), ("a", "b"))
+    assert (
+        'cs.load("nets.py:make", weights="my weights.pt", image_size=227, mean=(123.0, 117.0, 104.0), trust=True)'
+        in (call.python())
+    )
+    assert 'cs.load_images("my photos")[[0, 4]]  # a, b' in call.python()
+    assert call.command() == (
+        "convscope view weights nets.py:make conv1 --weights 'my weights.pt' --image-size 227 --mean 123.0,117.0,104.0 "
+        "--trust --images 'my photos' --pick 0,4"
+    )
 
 
 def test_default_parameters_are_left_out():

@@ -38,6 +38,7 @@ def load(
     """
     from convscope.network.formats.class_names import read_class_names
 
+    said = {"weights": None if weights is None else str(weights), **preprocessing, **({"trust": True} if trust else {})}
     if preprocessing.get("class_names") is not None:
         preprocessing["class_names"] = read_class_names(preprocessing["class_names"])
     for name in FORMATS:
@@ -45,6 +46,7 @@ def load(
         if arrival.match(spec):
             file = None if weights is None else str(weights)
             network: Network = arrival.open(spec, weights=file, trust=trust, **preprocessing)
+            network.loaded_with = {name: value for name, value in said.items() if value is not None}
             return network
     raise _unknown(spec)
 
