@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 import warnings
-from statistics import median
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,18 +27,47 @@ if TYPE_CHECKING:
 
 GOAL = 1.15
 BATCH = 8
+# One thread: threads that share their cores with other work wait for each other, which says nothing about capturing.
+THREADS = 1
+BENCHMARKS = Path(__file__).parents[1]
+# What is captured can't be reused during the pass, so it takes new memory, and glibc's malloc gives what is freed back
+# to the system: the next pass pays for every page again. The second setting keeps it.
+MEMORY = {
+    "memory as it comes": {},
+    "malloc keeps its memory": {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)},
+}
 
 
 def measure(quick: bool) -> list[Row]:
-    """Rows for ResNet-18 and for the demonstration's EfficientNet-Lite0, in evaluation mode and without gradients."""
+    """Rows for ResNet-18 and the demonstration's EfficientNet-Lite0, in processes with and without kept memory."""
+    rows = []
+    for memory, variables in MEMORY.items():
+        done = subprocess.run(
+            [sys.executable, "-c", "from measuring import capture; capture.measure_here()", memory, str(int(quick))],
+            env={**os.environ, "PYTHONPATH": str(BENCHMARKS), **variables},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        *notes, answer = done.stdout.splitlines()
+        print(*notes, sep="\n")
+        rows += [Row(**row) for row in json.loads(answer)]
+    return rows
+
+
+def measure_here() -> None:
+    """In a process of its own: measure, and print the rows as JSON on the last line."""
+    memory, quick = sys.argv[1], bool(int(sys.argv[2]))
+    torch.set_num_threads(THREADS)
     networks = {
         "ResNet-18": cs.Network.from_module(resnet18(), name="ResNet-18"),
         "EfficientNet-Lite0": cs.load("demo"),
     }
-    return [row for name, network in networks.items() for row in _measure(name, network, 7 if quick else 25, quick)]
+    rows = [row for name, each in networks.items() for row in _measure(name, each, 7 if quick else 25, memory, quick)]
+    print(json.dumps([asdict(row) for row in rows]))
 
 
-def _measure(name: str, network: Network, rounds: int, quick: bool) -> list[Row]:
+def _measure(name: str, network: Network, rounds: int, memory: str, quick: bool) -> list[Row]:
     images = torch.rand(BATCH, network.channels, *network.image_size, generator=torch.Generator().manual_seed(0))
     convolutions = [
         layer.address for layer in network.layers if layer.kernel and layer.kernel.operation == "convolution"
@@ -48,29 +83,40 @@ def _measure(name: str, network: Network, rounds: int, quick: bool) -> list[Row]
             trace.run(images, stop=False)
         return {address: trace[address] for address in convolutions}
 
-    def hooks() -> dict[str, Tensor]:
-        return _by_hand(network.module, convolutions, images)
+    def references() -> dict[str, Tensor]:
+        return _by_hand(network.module, convolutions, images, clone=False)
 
-    _check_equal(ours(), hooks())
-    seconds = _interleaved([plain, ours, hooks], rounds)
-    print(f"{name}: plain forward of {BATCH} images {1000 * median(seconds[plain]):.0f} ms, median of {rounds}")
-    what = f"capture {len(convolutions)} convolutions of {name}"
-    with_plain = f"the same forward pass without capture, batch {BATCH}, {torch.get_num_threads()} threads"
+    def clones() -> dict[str, Tensor]:
+        return _by_hand(network.module, convolutions, images, clone=True)
+
+    _check_equal(ours(), clones())
+    seconds = _interleaved([plain, ours, references, clones], rounds)
+    print(f"{name}, {memory}: plain forward of {BATCH} images {1000 * median(seconds[plain]):.0f} ms")
+    what = f"capture {len(convolutions)} convolutions of {name}, {memory}"
+    base = f"the same forward pass without capture, batch {BATCH}, {THREADS} thread"
+
+    def row(label: str, run: Callable[[], dict[str, Tensor]], goal: float | None) -> Row:
+        ratios = [one / other for one, other in zip(seconds[run], seconds[plain], strict=True)]
+        low, middle, high = quantiles(ratios, n=4)
+        return Row(f"{what}{label}", middle, "×", goal, f"{base}; quartiles {low:.2f} to {high:.2f}")
+
     rows = [
-        Row(what, _ratio(seconds[ours], seconds[plain]), "×", GOAL, with_plain),
-        Row(f"{what}: forward hooks by hand that clone", _ratio(seconds[hooks], seconds[plain]), "×", None, with_plain),
+        row("", ours, GOAL),
+        row(": hooks by hand that only keep references, wrong where written over in place", references, None),
+        row(": hooks by hand that clone", clones, None),
     ]
-    rows += _torchlens(what, with_plain, plain, network.module, images, len(convolutions), 3 if quick else 9)
+    if memory == next(iter(MEMORY)):
+        rows += _torchlens(what, base, plain, network.module, images, len(convolutions), 3 if quick else 9)
     return rows
 
 
-def _by_hand(module: nn.Module, names: list[str], images: Tensor) -> dict[str, Tensor]:
-    """What people write themselves: it must clone, because it can't know what is overwritten in place later."""
+def _by_hand(module: nn.Module, names: list[str], images: Tensor, *, clone: bool) -> dict[str, Tensor]:
+    """What people write themselves: it should clone, because it can't know what is overwritten in place later."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            kept[name] = output.clone()
+            kept[name] = output.clone() if clone else output
 
         return hook
 
@@ -148,8 +194,3 @@ def _interleaved(
             if turn:
                 seconds[run].append(elapsed)
     return seconds
-
-
-def _ratio(ours: list[float], base: list[float]) -> float:
-    """Median of the ratios within a round: what slows the whole machine for a while slows both."""
-    return median(one / other for one, other in zip(ours, base, strict=True))
