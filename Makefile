@@ -25,7 +25,7 @@ WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: docs help demo test check bench conformance page static-checks python-tests page-checks page-tests clean
+.PHONY: docs help demo test check bench conformance page types static-checks python-tests page-checks page-tests clean
 
 help:
 	@echo "make demo         open the explorer on the embedded network and photos"
@@ -77,6 +77,11 @@ $(STATIC): web/node_modules/.installed $(WEB_SOURCES)
 	@touch $@
 
 page: $(STATIC)
+
+# The HTTP interface as the page knows it; tests say when the two files are stale.
+types: $(VENV)/.demo-installed web/node_modules/.installed
+	$(BIN)/convscope openapi > web/openapi.json
+	cd web && $(WITH_NODE) npm run --silent types
 
 # ---------------------------------------------------------------------------------------------------------- tests
 

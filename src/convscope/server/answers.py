@@ -145,7 +145,11 @@ def layer_answer(layer: layer_module.Layer) -> schema.Layer:
         parameters=layer.parameters,
         inputs=list(layer.inputs),
         receptive_field=schema.ReceptiveField(
-            rows=_extent(field.rows), columns=_extent(field.columns), exact=field.exact, reason=field.reason
+            rows=_extent(field.rows),
+            columns=_extent(field.columns),
+            exact=field.exact,
+            reason=field.reason,
+            uniform=field.uniform,
         ),
         opaque=layer.opaque,
         warnings=list(layer.warnings),

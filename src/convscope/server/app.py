@@ -7,7 +7,7 @@ import json
 import uuid
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from convscope.server.session import Session
+
+_Result = TypeVar("_Result")
 
 KEEP_ALIVE_SECONDS = 15.0
 BLOB = "application/octet-stream"
@@ -207,9 +209,8 @@ async def get_prepared(request: Request, number: ImageId) -> Response:
 @api.get("/receptive-field", operation_id="getReceptiveField", response_model=schema.ReceptiveFieldBox)
 async def get_receptive_field(request: Request, unit: Annotated[str, Query(max_length=300)]) -> Response:
     """What one neuron sees of the prepared image."""
-    network = (await _session(request).opened()).network
-    box = await asyncio.to_thread(network.receptive_field, unit)
-    return _typed(answers.box_answer(box))
+    work = _session(request).receptive_field(unit, uuid.uuid4().hex)
+    return _typed(answers.box_answer(await _while_connected(request, work)))
 
 
 @api.get(
@@ -299,7 +300,7 @@ async def get_built_file(request: Request, address: str) -> Response:
     return Response(found.content, media_type=found.media_type, headers={"cache-control": lasting, "etag": found.etag})
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
     """The result of ``work``, which is cancelled when the client goes away."""
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(request))

@@ -115,12 +115,17 @@ class Extent(_Model):
 
 
 class ReceptiveField(_Model):
-    """What part of the prepared image a layer's units can see; ``reason`` says why it isn't exact."""
+    """What part of the prepared image a layer's units can see; ``reason`` says why it isn't exact.
+
+    Where it isn't ``uniform``, units of the layer see different parts, and the extents are those of the one that sees
+    most.
+    """
 
     rows: Extent | None
     columns: Extent | None
     exact: bool
     reason: str
+    uniform: bool
 
 
 class Layer(_Model):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from convscope.methods.base import Method
     from convscope.network.batch import Batch
     from convscope.network.network import Network
+    from convscope.network.receptive_field import Box
     from convscope.server.jobs import Jobs
     from convscope.store import Store
     from convscope.view import Recipe
@@ -169,6 +170,15 @@ class Session:
         if blob is None:
             blob = await self.jobs.run(key, lambda: self._compute(question), name)
         return blob
+
+    async def receptive_field(self, unit: str, name: str) -> Box:
+        """What one neuron sees. Measuring it runs the network, which only the worker may do: as the job ``name``."""
+        from convscope.network.unit import split_address
+
+        network = (await self.opened()).network
+        if network.layer(split_address(unit)[0]).receptive_field.exact:
+            return await asyncio.to_thread(network.receptive_field, unit)
+        return await self.jobs.run(f"receptive field of {unit}", lambda: network.receptive_field(unit), name)
 
     def _compute(self, question: Question) -> bytes:
         network = question.opened.network

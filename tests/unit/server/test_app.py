@@ -6,10 +6,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from starlette.testclient import TestClient
+from torch import nn
 
 from convscope.errors import ConvscopeError
+from convscope.images import load_images
 from convscope.network.formats import load
+from convscope.network.network import Network
 from convscope.server.app import create_app, openapi
 from convscope.server.bundle import Bundle
 from convscope.server.jobs import Jobs
@@ -49,6 +53,7 @@ def test_the_layer_table(client):
     assert rows[0]["kernel_size"] == [3, 3]
     assert rows[0]["label"] == "Conv2d 3×3 stride 2"
     assert rows[2]["receptive_field"]["rows"]["size"] == 7
+    assert rows[2]["receptive_field"]["uniform"] is True
     assert client.get("/api/layers", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 
 
@@ -76,6 +81,32 @@ def test_a_receptive_field(client):
     assert (body["row"], body["column"], body["rows"], body["columns"]) == (0, 0, 5, 5)
     assert body["unclipped"] == {"row": -2, "column": -2, "rows": 7, "columns": 7}
     assert body["exact"]
+
+
+def test_a_receptive_field_that_has_to_be_measured_is_measured_by_the_worker(tmp_path, images, bundle):
+    threads = set()
+
+    class Shuffled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+
+        def forward(self, x):
+            threads.add(threading.current_thread().name)
+            return self.conv(torch.fft.ifft2(torch.fft.fft2(x)).real)
+
+    def opener():
+        return Opened(Network.from_module(Shuffled(), image_size=16, name="shuffled"), load_images(images), "photos")
+
+    session = Session(opener, Store.open(tmp_path / "store"), Jobs(limit=4))
+    with TestClient(create_app(session, bundle=bundle)) as client:
+        rows = client.get("/api/layers").json()["layers"]
+        unit = next(row["address"] for row in rows if row["has_kernel"] and not row["receptive_field"]["exact"])
+        threads.clear()
+        body = client.get("/api/receptive-field", params={"unit": f"{unit}:1:2,3"}).json()
+    assert "measured" in body["reason"]
+    assert not body["exact"]
+    assert threads == {"convscope-model"}
 
 
 def test_a_view_comes_as_its_bytes_and_from_the_store_the_second_time(client, session):

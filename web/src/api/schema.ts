@@ -1,108 +1,20 @@
-// What the server's JSON routes answer.
+// What the server's JSON routes answer, by short names. The types are made from the server's own: `make types`.
 
-export interface ParameterDescription {
-  name: string;
-  type: string;
-  default: unknown;
-  help: string;
-  choices: unknown[];
-  minimum: number | null;
-  maximum: number | null;
-}
+import type { components } from "./schema.gen";
 
-export interface MethodDescription {
-  name: string;
-  title: string;
-  summary: string;
-  papers: string[];
-  target: string;
-  needs: string[];
-  formula: string;
-  caveat: string;
-  parameters: ParameterDescription[];
-}
+type Schemas = components["schemas"];
 
-export interface NetworkDescription {
-  name: string;
-  source: string;
-  fingerprint: string;
-  parameters: number;
-  image_size: [rows: number, columns: number];
-  channels: number;
-  classes: number;
-  class_names: string[];
-  outputs: string[];
-  output: string;
-}
-
-export interface SkippedImage {
-  name: string;
-  reason: string;
-}
-
-export interface Session {
-  version: string;
-  network: NetworkDescription;
-  images: { source: string; count: number; skipped: SkippedImage[] };
-  methods: MethodDescription[];
-}
-
+export type Session = Schemas["Session"];
+export type Layer = Schemas["Layer"];
+export type Layers = Schemas["Layers"];
 /** Along one image axis: position i sees pixels offset + stride·i … + size − 1, before clipping. */
-export interface Extent {
-  size: number;
-  stride: number | null;
-  offset: number | null;
-}
-
-export interface ReceptiveField {
-  rows: Extent | null;
-  columns: Extent | null;
-  exact: boolean;
-  reason: string;
-}
-
-export interface Layer {
-  index: number;
-  address: string;
-  path: string;
-  call: number;
-  kind: string;
-  label: string;
-  operation: "module" | "block" | "function";
-  depth: number;
-  shape: [units: number, rows: number, columns: number];
-  axes: string[];
-  parameters: number;
-  inputs: string[];
-  receptive_field: ReceptiveField;
-  opaque: string;
-  warnings: string[];
-  has_kernel: boolean;
-  kernel_size: [rows: number, columns: number] | null;
-  details: Record<string, unknown>;
-}
-
-export interface ImageDescription {
-  id: number;
-  name: string;
-  width: number;
-  height: number;
-  label: number | null;
-  label_name: string | null;
-}
-
-export interface Job {
-  id: string;
-  state: "queued" | "running" | "done" | "failed" | "cancelled";
-  done: number;
-  total: number;
-  message: string;
-  seconds_left: number | null;
-}
-
-export interface ErrorDescription {
-  what: string;
-  where: string;
-  next_step: string;
-  kind: string;
-}
+export type Extent = Schemas["Extent"];
+export type ReceptiveField = Schemas["ReceptiveField"];
+export type ReceptiveFieldBox = Schemas["ReceptiveFieldBox"];
+export type ImageDescription = Schemas["Image"];
+export type Images = Schemas["Images"];
+export type AddedImage = Schemas["AddedImage"];
+export type SkippedImage = Schemas["Skipped"];
+export type MethodDescription = Schemas["Method"];
+export type Job = Schemas["JobEvent"];
+export type ErrorDescription = Schemas["ErrorBody"];

@@ -1,7 +1,7 @@
 // The source behind `convscope open`: plain HTTP and server-sent events, same origin, cookie set by the first link.
 
 import { Failure, isAbort, readFailure } from "../api/failure";
-import type { ImageDescription, Job, Layer, Session, SkippedImage } from "../api/schema";
+import type { AddedImage, ImageDescription, Images, Job, Layers, ReceptiveFieldBox, Session } from "../api/schema";
 import { BadView, readView, type View } from "../api/view";
 import { viewPath, type SaveFormat, type Source, type ViewRequest } from "./source";
 
@@ -11,10 +11,12 @@ export class ServerSource implements Source {
 
   session = (signal?: AbortSignal) => this.json<Session>("api/session", { signal });
 
-  layers = async (signal?: AbortSignal) => (await this.json<{ layers: Layer[] }>("api/layers", { signal })).layers;
+  layers = async (signal?: AbortSignal) => (await this.json<Layers>("api/layers", { signal })).layers;
 
-  images = (signal?: AbortSignal) =>
-    this.json<{ images: ImageDescription[]; skipped: SkippedImage[] }>("api/images", { signal });
+  images = (signal?: AbortSignal) => this.json<Images>("api/images", { signal });
+
+  receptiveField = (unit: string, signal?: AbortSignal) =>
+    this.json<ReceptiveFieldBox>(`api/receptive-field?${new URLSearchParams({ unit })}`, { signal });
 
   async view(request: ViewRequest, job: string, signal: AbortSignal): Promise<View> {
     const path = viewPath(request);
@@ -37,7 +39,7 @@ export class ServerSource implements Source {
   async add(file: Blob, name: string, signal?: AbortSignal): Promise<ImageDescription> {
     const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
     const path = `api/images?name=${encodeURIComponent(name)}`;
-    const answer = await this.json<{ image: ImageDescription }>(path, { method: "POST", body: file, headers, signal });
+    const answer = await this.json<AddedImage>(path, { method: "POST", body: file, headers, signal });
     return answer.image;
   }
 

@@ -1,6 +1,6 @@
 // Where Views come from. The page knows only this: a server today, a folder of blobs without Python later.
 
-import type { ImageDescription, Job, Layer, Session, SkippedImage } from "../api/schema";
+import type { ImageDescription, Images, Job, Layer, ReceptiveFieldBox, Session } from "../api/schema";
 import type { View } from "../api/view";
 
 /** Everything that decides a View; equal requests are the same View. */
@@ -16,7 +16,9 @@ export type SaveFormat = "png" | "svg" | "npz";
 export interface Source {
   session(signal?: AbortSignal): Promise<Session>;
   layers(signal?: AbortSignal): Promise<Layer[]>;
-  images(signal?: AbortSignal): Promise<{ images: ImageDescription[]; skipped: SkippedImage[] }>;
+  images(signal?: AbortSignal): Promise<Images>;
+  /** What one neuron, layer:channel:row,column, sees of the prepared image. */
+  receptiveField(unit: string, signal?: AbortSignal): Promise<ReceptiveFieldBox>;
   view(request: ViewRequest, job: string, signal: AbortSignal): Promise<View>;
   cancel(job: string): Promise<void>;
   add(file: Blob, name: string, signal?: AbortSignal): Promise<ImageDescription>;
