@@ -1,8 +1,9 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 
-import type { Layer } from "../src/api/schema";
+import type { Layer, ReceptiveFieldBox } from "../src/api/schema";
 import type { NamedArray, View } from "../src/api/view";
 import { readConvolution, shareNorms, strongestChannels, takeApart, takePatch } from "../src/state/convolution";
+import { FieldState } from "../src/state/field.svelte";
 import { parseFilter } from "../src/state/filter";
 import { nearest } from "../src/state/nearest";
 import { formatObjective, parseObjective } from "../src/state/objective";
@@ -22,7 +23,7 @@ function view(kind: string, arrays: Record<string, NamedArray>, meta: Record<str
 function layer(address: string, inputs: string[], more: Partial<Layer> = {}): Layer {
   return {
     index: 0, address, path: address, call: 0, kind: "Conv2d", label: "", operation: "module", depth: 0, shape: [4, 8, 8], axes: [],
-    parameters: 1, inputs, receptive_field: { rows: { size: 3, stride: 2, offset: -1 }, columns: { size: 5, stride: 1, offset: 0 }, exact: true, reason: "" },
+    parameters: 1, inputs, receptive_field: { rows: { size: 3, stride: 2, offset: -1 }, columns: { size: 5, stride: 1, offset: 0 }, exact: true, reason: "", uniform: true },
     opaque: "", warnings: [], has_kernel: true, kernel_size: [3, 3], details: {}, ...more,
   };
 }
@@ -156,15 +157,60 @@ describe("one number taken apart", () => {
 });
 
 describe("receptive fields", () => {
-  test("clipped to the image; without a stride the same everywhere", () => {
+  const field = (offset: number, size: number, stride: number | null, more: Partial<Layer["receptive_field"]> = {}) => ({
+    rows: { size, stride, offset }, columns: { size, stride, offset }, exact: true, reason: "", uniform: true, ...more,
+  });
+
+  test("clipped to the image as the server does, also where nothing is left", () => {
     expect(seenBox(layer("a", []), { row: 0, column: 6 }, [10, 10])).toEqual({ row: 0, rows: 2, column: 6, columns: 4 });
-    const pooled = layer("b", [], { receptive_field: { rows: { size: 1043, stride: null, offset: -394 }, columns: { size: 1043, stride: null, offset: -394 }, exact: true, reason: "" } });
+    const beyond = layer("b", [], { receptive_field: field(-1, 3, 12) });
+    expect(seenBox(beyond, { row: 0, column: 1 }, [10, 10])).toEqual({ row: 0, rows: 2, column: 11, columns: 0 });
+    const pooled = layer("c", [], { shape: [4, 1, 1], receptive_field: field(-394, 1043, null) });
     expect(seenBox(pooled, { row: 0, column: 0 }, [224, 224])).toEqual({ row: 0, rows: 224, column: 0, columns: 224 });
   });
 
+  test.each([
+    ["units differ", field(0, 7, 1, { uniform: false })],
+    ["it isn't followed", field(0, 7, 1, { exact: false, reason: "fft" })],
+    ["positions are uneven", field(0, 7, null)],
+    ["some positions see nothing", field(0, 7, 1, { reason: "padding" })],
+  ])("the layer alone can't tell where %s", (_, receptive_field) =>
+    expect(seenBox(layer("a", [], { receptive_field }), { row: 1, column: 1 }, [10, 10])).toBeNull());
+
   test("the pixel in the middle of a field leads back to its position", () => {
     const each = layer("a", []);
-    for (let row = 0; row < 8; row++) expect(positionAt(each, 2 * row, row + 2)).toEqual({ row, column: row });
+    for (let row = 0; row < 8; row++) expect(positionAt(each, 2 * row, row + 2, [16, 12])).toEqual({ row, column: row });
+    expect(positionAt(layer("b", [], { receptive_field: field(0, 9, null) }), 8, 15, [16, 16])).toEqual({ row: 4, column: 7 });
+  });
+
+  test("asked for after a pause, once, and never shown for another neuron", async () => {
+    vi.useFakeTimers();
+    const asked: string[] = [];
+    const answers = new Map<string, (box: ReceptiveFieldBox) => void>();
+    const state = new FieldState({
+      receptiveField: (unit) => {
+        asked.push(unit);
+        return new Promise((resolve) => answers.set(unit, resolve));
+      },
+    });
+    const uneven = layer("cat", [], { receptive_field: field(0, 7, 1, { uniform: false }) });
+    const box = (row: number): ReceptiveFieldBox => ({ row, column: 0, rows: 3, columns: 3, unclipped: { row, column: 0, rows: 3, columns: 3 }, exact: true, reason: "" });
+    const look = (channel: number, row: number) => state.look(uneven, channel, { row, column: 0 }, [10, 10]);
+    look(0, 0);
+    look(0, 1);
+    await vi.advanceTimersByTimeAsync(200);
+    expect(asked).toEqual(["cat:0:1,0"]);
+    look(1, 2);
+    answers.get("cat:0:1,0")?.(box(1));
+    await vi.advanceTimersByTimeAsync(200);
+    expect([state.shown, state.stale]).toEqual([null, true]);
+    answers.get("cat:1:2,0")?.(box(2));
+    await vi.advanceTimersByTimeAsync(1);
+    expect([state.shown?.row, state.stale]).toEqual([2, false]);
+    look(0, 1);
+    expect(state.shown?.row).toBe(1);
+    expect(asked).toHaveLength(2);
+    vi.useRealTimers();
   });
 });
 

@@ -3,14 +3,16 @@
 import type { Layer, Session } from "../api/schema";
 import { formatCount } from "../paint/number";
 import { parseObjective } from "../state/objective";
+import { isKnown, seesAll } from "../state/receptive";
 import { t } from "../strings";
 
-/** "7×7", "about 31×31", "whole image" */
-export function fieldText(layer: Layer): string {
-  const { rows, columns, exact } = layer.receptive_field;
-  if (!rows || !columns) return t("field.unknown");
-  if (rows.stride === null && columns.stride === null) return t("field.whole");
-  return t(exact ? "field.exact" : "field.about", { rows: rows.size, columns: columns.size });
+/** "7×7", "up to 31×31" where units or positions differ or it isn't known better, "whole image" */
+export function fieldText(layer: Layer, imageSize: readonly [number, number]): string {
+  const field = layer.receptive_field;
+  if (!field.rows || !field.columns) return t("field.unknown");
+  if (field.uniform && field.exact && seesAll(field, imageSize)) return t("field.whole");
+  const [rows, columns] = [field.rows.size, field.columns.size];
+  return t(isKnown(layer) ? "field.exact" : "field.upTo", { rows, columns });
 }
 
 const KINDS: Readonly<Record<string, string>> = {
@@ -60,7 +62,7 @@ export function shapeText(layer: Layer): string {
   return `${units} · ${rows === columns ? `${rows}²` : `${rows}×${columns}`}`;
 }
 
-export function layerLabel(layer: Layer): string {
+export function layerLabel(layer: Layer, imageSize: readonly [number, number]): string {
   const [units, rows, columns] = layer.shape;
   return t("spine.row", {
     address: layer.address,
@@ -69,7 +71,7 @@ export function layerLabel(layer: Layer): string {
     rows,
     columns,
     parameters: formatCount(layer.parameters),
-    field: fieldText(layer),
+    field: fieldText(layer, imageSize),
   });
 }
 

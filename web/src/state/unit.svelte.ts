@@ -6,6 +6,7 @@ import { fullScale, type Range, type Scale } from "../paint/scale";
 import type { Position } from "./address";
 import { readConvolution, shareNorms, takeApart } from "./convolution";
 import type { Explorer } from "./explorer.svelte";
+import { FieldState } from "./field.svelte";
 import {
   convolutionRequest,
   kernelGradientRequest,
@@ -83,8 +84,10 @@ export class UnitState {
   readonly mapGradient;
   readonly convolution;
   readonly predictions;
+  readonly field;
 
   constructor(readonly explorer: Explorer) {
+    this.field = new FieldState(explorer.source);
     this.kernel = explorer.resource();
     this.gradient = explorer.resource();
     this.map = explorer.resource();
@@ -105,6 +108,13 @@ export class UnitState {
     this.map.load(usable && (open("map") || open("step")) ? mapRequest(layer, id) : null);
     this.convolution.load(usable && open("step") ? convolutionRequest(layer, channel, id, page.objective) : null, STEP_PAUSE);
     this.predictions.load(open("classes") && id !== null ? predictionRequest([id], 5) : null);
+  }
+
+  /** Ask for what the neuron in question sees; call inside an effect. */
+  look(): void {
+    const { layer, channel, imageSize, page } = this.explorer;
+    const open = page.inspector && !page.folded.includes("map") && layer !== null && layer.shape[1] * layer.shape[2] > 1;
+    this.field.look(open ? layer : null, channel, this.position, imageSize);
   }
 
   /** Only when its switch asks for it. */

@@ -62,7 +62,7 @@ export const en = {
 
   // Receptive field
   "field.exact": "{rows}×{columns}",
-  "field.about": "about {rows}×{columns}",
+  "field.upTo": "up to {rows}×{columns}",
   "field.whole": "whole image",
   "field.unknown": "unknown",
 
@@ -217,7 +217,7 @@ export const en = {
   "map.mode": "Photo and map",
   "map.scalar": "One number for the whole image",
   "map.goMaximum": "Go to the maximum",
-  "map.inexact": "The receptive field isn't exact: {reason}",
+  "map.field": "row {row}, column {column} sees {rows}×{columns} pixels",
   "map.showGradient": "gradient",
   "map.showMap": "map",
   "step.prompt": "Point at the map, or move with the arrow keys, to take one number apart.",
