@@ -1,0 +1,79 @@
+// Networks unlike the embedded one: units that see different parts, and very many units.
+
+import type { Layers, ReceptiveFieldBox } from "../src/api/schema";
+import { isKnown, seenBox } from "../src/state/receptive";
+import { expect, painted, test as base, visit, type Server } from "./convscope";
+import { startBranches } from "./networks";
+
+const test = base.extend<object, { server: Server }>({
+  server: [
+    // eslint-disable-next-line no-empty-pattern
+    async ({}, use) => {
+      const server = await startBranches();
+      await use(server);
+      await server.stop();
+    },
+    { scope: "worker", timeout: 120_000 },
+  ],
+});
+
+const fieldOf = async (page: import("@playwright/test").Page, server: Server, unit: string) =>
+  (await (await page.request.get(`${server.origin}/api/receptive-field?unit=${encodeURIComponent(unit)}`)).json()) as ReceptiveFieldBox;
+
+test("boxes computed in the page are the server's, of every layer", async ({ explorer: page, server }) => {
+  const { layers } = (await (await page.request.get(`${server.origin}/api/layers`)).json()) as Layers;
+  const asked: string[] = [];
+  for (const layer of layers) {
+    if (layer.opaque) continue;
+    const [units, rows, columns] = layer.shape;
+    if (!isKnown(layer)) {
+      asked.push(layer.address);
+      continue;
+    }
+    for (const channel of new Set([0, units - 1])) {
+      for (const row of new Set([0, rows >> 1, rows - 1])) {
+        for (const column of new Set([0, columns - 1])) {
+          const box = await fieldOf(page, server, `${layer.address}:${channel}:${row},${column}`);
+          expect(seenBox(layer, { row, column }, [64, 64]), `${layer.address}:${channel}:${row},${column}`).toEqual({
+            row: box.row, column: box.column, rows: box.rows, columns: box.columns,
+          });
+        }
+      }
+    }
+  }
+  // Where the units of one layer differ, and where positions aren't evenly spaced, the page asks.
+  expect(asked).toEqual(expect.arrayContaining(["apart", "uneven"]));
+  expect(asked).not.toContain("wide");
+});
+
+test("units of a concatenation have their own boxes", async ({ explorer: page, server }) => {
+  const drawn = page.locator("[data-field]");
+  for (const [unit, size] of [["apart:0:6,6", 7], ["apart:4:6,6", 11], ["apart:8:6,6", 23]] as const) {
+    await visit(page, server, `unit=${unit}&show=activations`);
+    const { row, column, rows, columns } = await fieldOf(page, server, unit);
+    expect([rows, columns]).toEqual([size, size]);
+    await expect(drawn).toHaveAttribute("data-field", [row, column, rows, columns].join(","));
+  }
+  await expect(page.locator("[data-layer=apart]")).toContainText("up to 23×23");
+  await expect(page.locator(".facts")).toContainText("receptive field up to 23×23");
+});
+
+test("2,048 units scroll smoothly", async ({ explorer: page, server }) => {
+  await visit(page, server, "unit=wide:0&show=weights&tile=64");
+  await painted(page, "weights|wide");
+  const frames = await page.evaluate(async () => {
+    const scroller = document.querySelector<HTMLElement>("[role=grid]");
+    if (!scroller) throw new Error("no sheet");
+    const times: number[] = [];
+    for (let frame = 0, before = performance.now(); frame < 180; frame++) {
+      scroller.scrollTop += 40;
+      await new Promise(requestAnimationFrame);
+      const now = performance.now();
+      times.push(now - before);
+      before = now;
+    }
+    return times.sort((one, other) => one - other);
+  });
+  console.log(`scroll of 2,048 units: median ${frames[90].toFixed(1)} ms, 95th percentile ${frames[171].toFixed(1)} ms`);
+  expect(frames[90]).toBeLessThan(34);
+});
