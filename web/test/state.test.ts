@@ -5,6 +5,7 @@ import type { NamedArray, View } from "../src/api/view";
 import { readConvolution, shareNorms, strongestChannels, takeApart, takePatch } from "../src/state/convolution";
 import { FieldState } from "../src/state/field.svelte";
 import { parseFilter } from "../src/state/filter";
+import { nearestKernel } from "../src/state/graph";
 import { nearest } from "../src/state/nearest";
 import { formatObjective, parseObjective } from "../src/state/objective";
 import { positionAt, seenBox } from "../src/state/receptive";
@@ -212,6 +213,19 @@ describe("receptive fields", () => {
     expect(asked).toHaveLength(2);
     vi.useRealTimers();
   });
+});
+
+describe("the nearest kernel before", () => {
+  const none = { has_kernel: false };
+  const table = new Map([
+    layer("stem", ["input"]), layer("block", ["stem"], { ...none, operation: "block" }), layer("block.conv", ["stem"]),
+    layer("block.bn", ["block.conv"], none), layer("block.relu", ["block.bn"], none), layer("add", ["block.relu", "stem"], none),
+    layer("relu", ["add"], none), layer("first", ["input"], none),
+  ].map((each) => [each.address, each]));
+  const before = (address: string) => nearestKernel(table.get(address) as Layer, table)?.address ?? null;
+
+  test.each([["block.relu", "block.conv"], ["add", "stem"], ["relu", "stem"], ["block", "block.conv"], ["first", null]])("%s: %s", (address, wanted) =>
+    expect(before(address)).toBe(wanted));
 });
 
 describe("the network's rows", () => {

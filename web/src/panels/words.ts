@@ -88,3 +88,11 @@ export function targetText(session: Session | null, objective: string): string {
   if (parsed.kind === "score") return t("target.short.score.predicted");
   return t(`target.short.loss.${parsed.label}`);
 }
+
+/** Why there is no kernel to show: what a normalization has instead, or that there is nothing to learn at all. */
+export function noKernelText(layer: Layer): string {
+  const kind = kindText(layer);
+  const article = /^[aeiou]/i.test(kind) ? "An" : "A";
+  if (/norm/i.test(layer.kind) && layer.parameters === 2 * layer.shape[0]) return t("kernel.normalization", { article, kind });
+  return t(layer.parameters > 0 ? "kernel.otherWeights" : "kernel.none", { article, kind, count: formatCount(layer.parameters) });
+}
