@@ -41,10 +41,18 @@ REPRESENTATIVE = (
 ALL = tuple(models.list_models(module=models))
 CLASSES = 10
 # The smallest input each family takes; 40×48 for the rest. Not square wherever that is allowed.
-SIZES = {"alexnet": (64, 72), "inception_v3": (80, 96), "maxvit_t": (224, 224), "swin": (32, 40), "vit": (32, 32)}
+SIZES = {
+    "alexnet": (64, 72),
+    "inception_v3": (80, 96),
+    "maxvit_t": (224, 224),
+    "swin": (32, 40),
+    "vit_h": (28, 28),
+    "vit": (32, 32),
+}
 OPTIONS = {
     "googlenet": {"init_weights": False, "aux_logits": False},
     "inception_v3": {"init_weights": False, "aux_logits": False},
+    "vit_h": {"image_size": 28},
     "vit": {"image_size": 32},
 }
 
