@@ -11,7 +11,9 @@ const PATIENCE = 120_000;
 
 /** The command as a process, and the URL that it prints. */
 async function start(command) {
-  const server = spawn(command[0], command.slice(1), { stdio: ["ignore", "pipe", "inherit"] });
+  const server = spawn(command[0], command.slice(1), { stdio: ["ignore", "pipe", "pipe"] });
+  let complaints = "";
+  server.stderr.on("data", (bytes) => (complaints += bytes));
   const url = await new Promise((resolve, reject) => {
     let printed = "";
     server.stdout.on("data", (bytes) => {
@@ -19,7 +21,7 @@ async function start(command) {
       const found = /http:\/\/\S+/.exec(printed);
       if (found) resolve(found[0]);
     });
-    server.once("exit", (code) => reject(new Error(`${command.join(" ")} ended with ${code}: ${printed}`)));
+    server.once("exit", (code) => reject(new Error(`${command.join(" ")} ended with ${code}: ${printed}${complaints}`)));
     setTimeout(() => reject(new Error(`no address after ${PATIENCE} ms: ${printed}`)), PATIENCE).unref();
   });
   return { server, url };
