@@ -42,6 +42,14 @@ for (const colorScheme of ["light", "dark"] as const) {
       }
     });
 
+    test("the sheet as a table, and whose image pulls how", async ({ explorer: page, server }) => {
+      await page.goto(`${server.origin}/#unit=head.convolution:7&table=1&show=weights&over=all&folded=map~step`);
+      await page.reload();
+      await expect(page.locator("[data-table] tbody tr").first()).toBeVisible();
+      await expect(page.getByRole("img", { name: /^Gradient of .* alone$/ }).first()).toBeVisible();
+      expect(await violations(page)).toEqual([]);
+    });
+
     test("one column", async ({ explorer: page }) => {
       await page.setViewportSize({ width: 800, height: 900 });
       expect(await violations(page)).toEqual([]);

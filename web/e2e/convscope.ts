@@ -115,3 +115,15 @@ export async function pixelsAt(page: Page, points: readonly (readonly [number, n
     return places.map(([left, top]) => [...context.getImageData(Math.floor(left * density), Math.floor(top * density), 1, 1).data.slice(0, 3)]);
   }, points);
 }
+
+/** Put an image on the clipboard's place: what a paste of a screenshot delivers. */
+export async function paste(page: Page, bytes: Buffer, name: string, type: string): Promise<void> {
+  await page.evaluate(
+    ([content, fileName, mime]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([Uint8Array.from(content as number[])], fileName as string, { type: mime as string }));
+      document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
+    },
+    [[...bytes], name, type] as const,
+  );
+}

@@ -5,7 +5,7 @@ import { palette, unpack } from "../src/paint/colormap";
 import { sheetLayout, tileLeft, tileTop } from "../src/paint/layout";
 import { colorLevel, fit } from "../src/paint/planes";
 import { colorIndex, fullScale } from "../src/paint/scale";
-import { expect, painted, pixelsAt, start, test, viewOf, visit } from "./convscope";
+import { expect, painted, paste, pixelsAt, start, test, viewOf, visit } from "./convscope";
 
 /** A bitmap file of one color. */
 function bitmap(side: number, [red, green, blue]: [number, number, number]): Buffer {
@@ -165,6 +165,105 @@ test("own images by file dialog and by dropping; a bad one gives a card", async 
   await page.getByRole("button", { name: "Dismiss" }).click();
   await page.keyboard.press("4");
   await painted(page, "activations|stem.convolution");
+});
+
+test("a pasted image is added and shown", async ({ explorer: page }) => {
+  const images = page.locator("[data-image]");
+  const before = await images.count();
+  await paste(page, bitmap(48, [20, 160, 90]), "pasted.bmp", "image/bmp");
+  await expect(page.getByRole("option", { name: /^pasted\.bmp/ })).toHaveAttribute("aria-selected", "true");
+  await expect(images).toHaveCount(before + 1);
+  await paste(page, bitmap(48, [20, 160, 90]), "again.bmp", "image/bmp");
+  await page.keyboard.press("4");
+  await painted(page, "activations|stem.convolution");
+  await expect(images).toHaveCount(before + 1);
+});
+
+test("what is cancelled with Escape stops on the server: the next view is there at once", async ({ explorer: page, server }) => {
+  // Every image many times over, so that it lasts; nobody else asks for this target.
+  await page.route(/views\/weight_gradients/, (route) => {
+    const url = new URL(route.request().url());
+    const images = (url.searchParams.get("images") ?? "").split(",");
+    url.searchParams.set("images", Array.from({ length: 240 }, (_, place) => images[place % images.length]).join(","));
+    return route.continue({ url: url.href });
+  });
+  await visit(page, server, "unit=head.convolution:0&show=weights&over=all&objective=score:17&folded=kernel~map~step~classes");
+  await page.keyboard.press("2");
+  await expect(page.getByRole("button", { name: "Cancel" })).toBeVisible();
+  await page.keyboard.press("Escape");
+  const cancelled = Date.now();
+  await expect(page.getByText("Cancelled.")).toBeVisible();
+  const answer = await page.request.get(`${server.origin}/api/views/activations?target=blocks.1.expand&images=3`);
+  expect(answer.ok()).toBe(true);
+  const waited = Date.now() - cancelled;
+  console.log(`another view after a cancelled one: ${waited} ms`);
+  expect(waited).toBeLessThan(1_500);
+});
+
+test("the image's own gradients belong to no layer", async ({ explorer: page, server }) => {
+  await visit(page, server, "unit=blocks.1.expand:5&show=spatial_gradients&of=image&image=2");
+  await painted(page, "spatial_gradients|image");
+  await expect(page.getByText("no layer is involved")).toBeVisible();
+  const view = await viewOf(page, server, "spatial_gradients?images=2&of=image");
+  const magnitude = arrayOf(view, "magnitude");
+  expect(magnitude.shape.slice(0, 2)).toEqual([3, 1]);
+  // Units still go by index, and a click on a channel of the image chooses none.
+  await page.keyboard.press("l");
+  await expect(page.locator("[data-address]")).toHaveText("blocks.1.expand:6");
+  await page.getByRole("grid").click({ position: { x: 300, y: 100 } });
+  await expect(page.locator("[data-address]")).toHaveText("blocks.1.expand:6");
+  await page.getByRole("radio", { name: "activations", exact: true }).last().click();
+  await painted(page, "spatial_gradients|blocks.1.expand");
+});
+
+test("each image's own pull on a kernel, on one scale", async ({ explorer: page, server }) => {
+  await visit(page, server, "unit=stem.convolution:3&over=all&folded=map~step~classes");
+  const pictures = page.getByRole("img", { name: /^Gradient of .* alone$/ });
+  await expect(pictures.first()).toBeVisible();
+  expect(await pictures.count()).toBe(Math.min(12, await page.locator("[data-image]").count()));
+  let asked = 0;
+  page.on("request", (request) => (asked += Number(request.url().includes("per_image"))));
+  await page.getByRole("button", { name: "Whose image pulls how" }).click();
+  await expect(pictures).toHaveCount(0);
+  await page.keyboard.press("l");
+  await expect(page.locator("[data-address]")).toHaveText("stem.convolution:4");
+  await page.waitForTimeout(600);
+  expect(asked, "folded, it costs nothing").toBe(0);
+});
+
+test("the sheet as a table: the same units in the same order, by keyboard", async ({ explorer: page, server }) => {
+  await visit(page, server, "unit=head.convolution:0&sort=norm&descending=1");
+  const view = await viewOf(page, server, "weights?target=head.convolution&slices=0");
+  const norm = arrayOf(view, "norm").data;
+  const order = [...norm.keys()].sort((one, other) => norm[other] - norm[one] || one - other);
+  await page.keyboard.press("t");
+  const rows = page.locator("[data-table] tbody tr");
+  await expect(rows).toHaveCount(200);
+  const names = async () => (await rows.locator("th").allTextContents()).map((text) => Number(text.trim().split(":")[1]));
+  const shown = order.indexOf(0) - (order.indexOf(0) % 200);
+  expect(await names()).toEqual(order.slice(shown, shown + 200));
+  await expect(page.locator("[data-table] [aria-sort]")).toHaveAttribute("aria-sort", "descending");
+  await page.getByRole("columnheader", { name: "norm" }).getByRole("button").press("Enter");
+  await expect(page.locator("[data-table] [aria-sort]")).toHaveAttribute("aria-sort", "ascending");
+  await page.locator("#filter").fill("0-9");
+  await expect(rows).toHaveCount(10);
+  const ascending = order.filter((unit) => unit < 10).reverse();
+  expect(await names()).toEqual(ascending);
+  await rows.nth(0).getByRole("button").press("Enter");
+  await expect(page.locator("[data-address]")).toHaveText(`head.convolution:${ascending[0]}`);
+  await page.keyboard.press("j");
+  await expect(page.locator("[data-address]")).toHaveText(`head.convolution:${ascending[1]}`);
+  await expect(rows.nth(1)).toHaveAttribute("aria-current", "true");
+  await page.keyboard.press("t");
+  await expect(page.getByRole("grid")).toBeVisible();
+});
+
+test("a layer without kernel leads to the nearest one with it", async ({ explorer: page, server }) => {
+  await visit(page, server, "unit=blocks.2.expand_relu:4&show=activations");
+  await page.getByRole("button", { name: "Take apart blocks.2.expand instead" }).click();
+  await expect(page.locator("[data-address]")).toHaveText("blocks.2.expand:4");
+  await visit(page, server, "unit=blocks.2.expand_normalization:4&show=activations");
+  await expect(page.getByText("one weight and one bias per channel").first()).toBeVisible();
 });
 
 test("long work can be cancelled within a second", async ({ explorer: page, expected }) => {

@@ -21,6 +21,7 @@ const OTHER: PageState = {
   signed: "red-blue",
   positive: "magma",
   photo: "over",
+  table: true,
   pins: ["conv1:0", "layer1.0.conv1:3:1,2"],
   folded: ["kernel", "step"],
   closed: ["features.3", "blocks.0"],

@@ -132,6 +132,11 @@ export class Explorer implements Surroundings {
     return made;
   }
 
+  /** What the person is being told to wait for. */
+  waiting(): Resource[] {
+    return this.resources.filter((resource) => resource.phase === "message" || resource.phase === "long");
+  }
+
   serverGone(): void {
     this.gone = true;
     this.unfollow?.();

@@ -18,6 +18,7 @@ export const BINDINGS: readonly Binding[] = [
   { keys: ["Escape"], shown: "Esc", words: "keys.back", group: "keys.group.move" },
   { keys: ["1", "2", "3", "4", "5"], shown: "1 … 5", words: "keys.sheets", group: "keys.group.show" },
   { keys: ["z"], shown: "z", words: "keys.zoom", group: "keys.group.show" },
+  { keys: ["t"], shown: "t", words: "keys.table", group: "keys.group.show" },
   { keys: ["?"], shown: "?", words: "keys.help", group: "keys.group.show" },
   { keys: ["b"], shown: "b", words: "keys.pin", group: "keys.group.keep" },
   { keys: ["s"], shown: "s", words: "keys.save", group: "keys.group.keep" },

@@ -24,7 +24,7 @@ export function shownSheet(layer: Layer, wanted: Sheet): Sheet {
 
 /** What spatial gradients can be taken of: kernels need more than one row and column. */
 export function shownSource(layer: Layer, wanted: SpatialSource): SpatialSource {
-  if (wanted === "activations") return wanted;
+  if (wanted === "activations" || wanted === "image") return wanted;
   const [rows, columns] = layer.kernel_size ?? [1, 1];
   return layer.has_kernel && rows > 1 && columns > 1 ? wanted : "activations";
 }
@@ -38,7 +38,8 @@ type Choice = Pick<PageState, "of" | "objective"> & { images: readonly number[];
 export function sheetRequest(layer: Layer, sheet: Sheet, choice: Choice): ViewRequest | null {
   const { objective, image } = choice;
   const of = shownSource(layer, choice.of);
-  if (layer.opaque || (needsImages(sheet, of) && image === null)) return null;
+  const wholeImage = sheet === "spatial_gradients" && of === "image";
+  if ((layer.opaque && !wholeImage) || (needsImages(sheet, of) && image === null)) return null;
   const target = layer.address;
   const one = image === null ? [] : [image];
   switch (sheet) {
@@ -51,6 +52,8 @@ export function sheetRequest(layer: Layer, sheet: Sheet, choice: Choice): ViewRe
     case "activation_gradients":
       return { method: sheet, target, images: one, parameters: { objective } };
     case "spatial_gradients": {
+      // The image belongs to no layer: the same View whichever layer is open.
+      if (of === "image") return { method: sheet, images: one, parameters: { of } };
       if (of === "weights") return { method: sheet, target, parameters: { of, slices: TILE_SLICES } };
       if (of === "activations") return { method: sheet, target, images: one, parameters: { of } };
       return { method: sheet, target, images: choice.images, parameters: { of, objective, slices: TILE_SLICES } };
@@ -77,6 +80,19 @@ export function kernelGradientRequest(
   if (!layer.has_kernel || images.length === 0) return null;
   const target = fitsWhole(layer) ? layer.address : unitAddress(layer.address, channel);
   return { method: "weight_gradients", target, images, parameters: { objective, slices: 0 } };
+}
+
+/** Each image's own gradient of one unit's kernel: as many slices as a tile shows, in the kernel's own order. */
+export function imageGradientRequest(
+  layer: Layer,
+  channel: number,
+  images: readonly number[],
+  objective: string,
+): ViewRequest | null {
+  if (!layer.has_kernel || images.length < 2) return null;
+  const slices = layer.kernel_size?.every((size) => size === 1) ? 0 : TILE_SLICES;
+  const parameters = { objective, slices, per_image: true };
+  return { method: "weight_gradients", target: unitAddress(layer.address, channel), images, parameters };
 }
 
 export function mapRequest(layer: Layer, image: number | null): ViewRequest | null {

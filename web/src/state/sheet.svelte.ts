@@ -1,7 +1,7 @@
 // The contact sheet's state: which View, its tiles, their order, and the scale of each.
 
 import type { View } from "../api/view";
-import { fittingTile } from "../paint/layout";
+import { fittingTile, stepInGrid, type Step } from "../paint/layout";
 import { clippedCount, fullScale, magnitudeQuantile, signOf, type Scale } from "../paint/scale";
 import type { TileSet } from "../paint/tile";
 import type { Explorer } from "./explorer.svelte";
@@ -9,6 +9,7 @@ import { parseFilter, type FilterProblem } from "./filter";
 import { sheetRequest, TILE_SLICES } from "./requests";
 import { order, statisticsOf, type Statistics } from "./statistics";
 import { shownArray, tileRange, tileSet } from "./tileset";
+import { LARGEST_TILE } from "./url";
 
 const MOST = 0.995;
 const NO_STATISTICS: Statistics = new Map();
@@ -40,6 +41,8 @@ export class SheetState {
   readonly view: View | null = $derived.by(() => this.resource.view);
   /** What the View on the screen was asked for: its layer and kind may be those of the last one. */
   readonly shownSheet = $derived.by(() => this.resource.shown?.method ?? "weights");
+  /** Tiles are the image's own channels, not units of the layer. */
+  readonly ofImage = $derived.by(() => this.resource.shown !== null && !this.resource.shown.target);
   readonly tiles: TileSet | null = $derived.by(() => this.view ? tileSet(this.view, shownArray(this.view, this.shownSheet, this.explorer.page.component), TILE_SLICES) : null);
   readonly statistics: Statistics = $derived.by(() => this.view && this.tiles ? statisticsOf(this.view, this.tiles) : NO_STATISTICS);
   /** The sort in effect; a statistic that this View lacks falls back to the index. */
@@ -59,7 +62,7 @@ export class SheetState {
     if (tiles) order.forEach((index, place) => places.set(tiles.units[index], place));
     return places;
   });
-  readonly place = $derived.by(() => this.explorer.channel === null ? -1 : (this.places.get(this.explorer.channel) ?? -1));
+  readonly place = $derived.by(() => this.explorer.channel === null || this.ofImage ? -1 : (this.places.get(this.explorer.channel) ?? -1));
 
   readonly sign = $derived.by(() => this.tiles ? signOf(this.tiles.range) : "signed");
   readonly layerScale: Scale = $derived.by(() => {
@@ -86,8 +89,19 @@ export class SheetState {
   /** Size of a tile: the chosen one, or one with which all units fit. Filtering doesn't change it. */
   readonly tile = $derived.by(() => {
     const { page } = this.explorer;
+    if (this.ofImage) return page.tile || LARGEST_TILE;
     return page.tile || fittingTile(this.tiles?.units.length ?? 0, this.width, this.height);
   });
+
+  /** The unit that a key leads to: along the tiles, or by index where the tiles are none of the layer's units. */
+  neighbor(step: Step): number | null {
+    const { channel, layer } = this.explorer;
+    if (this.ofImage) {
+      const by = { right: 1, down: 1, left: -1, up: -1 }[step as string] ?? 0;
+      return layer && channel !== null ? Math.min(layer.shape[0] - 1, Math.max(0, channel + by)) : null;
+    }
+    return this.channelAt(this.place < 0 ? 0 : stepInGrid(this.place, step, this.order.length, this.columns, this.pageRows));
+  }
 
   /** The address that a place of the sheet stands for. */
   channelAt(place: number): number | null {

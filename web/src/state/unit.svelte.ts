@@ -2,13 +2,14 @@
 
 import { arrayOf, axisSize, type NamedArray, type View } from "../api/view";
 import type { Plane } from "../paint/planes";
-import { fullScale, type Range, type Scale } from "../paint/scale";
+import { fullScale, rangeOf, type Range, type Scale } from "../paint/scale";
 import type { Position } from "./address";
 import { readConvolution, shareNorms, takeApart } from "./convolution";
 import type { Explorer } from "./explorer.svelte";
 import { FieldState } from "./field.svelte";
 import {
   convolutionRequest,
+  imageGradientRequest,
   kernelGradientRequest,
   kernelRequest,
   mapGradientRequest,
@@ -59,6 +60,23 @@ export function unitSlices(view: View, name: string, channel: number): Slices | 
   };
 }
 
+/** One unit's own gradient for each image; the scale is that of the image that pulls hardest. */
+export function imageSlices(view: View): { images: Omit<Slices, "range" | "scale">[]; scale: Scale } {
+  const array = arrayOf(view, "image_gradient");
+  const [slices, rows, columns] = [axisSize(array, "slice"), axisSize(array, "row"), axisSize(array, "column")];
+  const size = rows * columns;
+  const named = view.arrays.get("channel")?.data;
+  const channels = Array.from({ length: slices }, (_, slice) => (named ? named[slice] : slice));
+  const images = Array.from({ length: axisSize(array, "image") }, (_, image) => ({
+    planes: channels.map((_, slice) => ({ data: array.data, offset: (image * slices + slice) * size, rows, columns })),
+    channels,
+    layout: String(view.meta.layout ?? "slices"),
+    rows,
+    columns,
+  }));
+  return { images, scale: fullScale(rangeOf(array.data), "signed") };
+}
+
 /** One unit's map out of a layer's. */
 export function unitPlane(view: View, name: string, channel: number): Plane | null {
   const array = arrayOf(view, name);
@@ -76,10 +94,12 @@ export function unitNumber(view: View | null, name: string, channel: number): nu
 }
 
 const STEP_PAUSE = 120;
+const OWN_PAUSE = 300;
 
 export class UnitState {
   readonly kernel;
   readonly gradient;
+  readonly ownGradients;
   readonly map;
   readonly mapGradient;
   readonly convolution;
@@ -90,6 +110,7 @@ export class UnitState {
     this.field = new FieldState(explorer.source);
     this.kernel = explorer.resource();
     this.gradient = explorer.resource();
+    this.ownGradients = explorer.resource();
     this.map = explorer.resource();
     this.mapGradient = explorer.resource();
     this.convolution = explorer.resource();
@@ -105,6 +126,9 @@ export class UnitState {
     const kernels = usable && (open("kernel") || page.pins.length > 0);
     this.kernel.load(kernels ? kernelRequest(layer, channel) : null);
     this.gradient.load(kernels ? kernelGradientRequest(layer, channel, gradientImages, page.objective) : null);
+    // A run of the network per unit: only where the pictures are looked at, and not while units rush by.
+    const pulls = kernels && open("kernel") && open("pulls") && page.over === "all";
+    this.ownGradients.load(pulls ? imageGradientRequest(layer, channel, gradientImages, page.objective) : null, OWN_PAUSE);
     this.map.load(usable && (open("map") || open("step")) ? mapRequest(layer, id) : null);
     this.convolution.load(usable && open("step") ? convolutionRequest(layer, channel, id, page.objective) : null, STEP_PAUSE);
     this.predictions.load(open("classes") && id !== null ? predictionRequest([id], 5) : null);
@@ -125,6 +149,11 @@ export class UnitState {
 
   readonly kernelSlices = $derived.by(() => this.slices(this.kernel.current, "kernel"));
   readonly gradientSlices = $derived.by(() => this.slices(this.gradient.current, "gradient"));
+  /** Each image's own gradient, in the order of the images asked for, all on one scale. */
+  readonly imageGradients = $derived.by(() => {
+    const view = this.ownGradients.current;
+    return view ? imageSlices(view) : null;
+  });
   readonly ratio = $derived.by(() => this.number(this.gradient.current, "ratio"));
   readonly plane = $derived.by(() => {
     const { channel } = this.explorer;

@@ -6,7 +6,7 @@ import { formatAddress, parseAddress, type Address } from "./address";
 export const SHEETS = ["weights", "weight_gradients", "spatial_gradients", "activations", "activation_gradients"] as const;
 export type Sheet = (typeof SHEETS)[number];
 
-export const SPATIAL_SOURCES = ["weights", "weight_gradients", "activations"] as const;
+export const SPATIAL_SOURCES = ["weights", "weight_gradients", "activations", "image"] as const;
 export type SpatialSource = (typeof SPATIAL_SOURCES)[number];
 
 export const COMPONENTS = ["magnitude", "row", "column"] as const;
@@ -42,6 +42,8 @@ export interface PageState {
   signed: SignedMap;
   positive: PositiveMap;
   photo: PhotoMode;
+  /** The units' numbers as a table instead of pictures. */
+  table: boolean;
   pins: string[];
   /** Folded inspector sections and spine groups. */
   folded: string[];
@@ -69,6 +71,7 @@ export const DEFAULTS: Readonly<PageState> = {
   signed: "orange-blue",
   positive: "viridis",
   photo: "beside",
+  table: false,
   pins: [],
   folded: [],
   closed: [],
@@ -125,6 +128,7 @@ const FIELDS: { [Name in keyof PageState]: Field<Name> } = {
   signed: { key: "signed", write: text, read: oneOf(SIGNED_MAPS) },
   positive: { key: "positive", write: text, read: oneOf(POSITIVE_MAPS) },
   photo: { key: "photo", write: text, read: oneOf(PHOTO_MODES) },
+  table: { key: "table", ...flag },
   pins: {
     key: "pins",
     write: list.write,
