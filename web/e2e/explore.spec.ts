@@ -212,7 +212,7 @@ test("the image's own gradients belong to no layer", async ({ explorer: page, se
   await expect(page.locator("[data-address]")).toHaveText("blocks.1.expand:6");
   await page.getByRole("grid").click({ position: { x: 300, y: 100 } });
   await expect(page.locator("[data-address]")).toHaveText("blocks.1.expand:6");
-  await page.getByRole("radio", { name: "activations", exact: true }).last().click();
+  await page.getByLabel("Of", { exact: true }).selectOption("activations");
   await painted(page, "spatial_gradients|blocks.1.expand");
 });
 

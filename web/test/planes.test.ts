@@ -145,8 +145,15 @@ describe("a sheet", () => {
   test("tiles fit the window when they can", () => {
     const tile = fittingTile(32, 760, 560);
     expect(sheetLayout(32, tile, 760).height).toBeLessThanOrEqual(560);
-    expect(fittingTile(2048, 760, 560)).toBe(48);
+    expect(fittingTile(2048, 760, 560)).toBe(50);
     expect(fittingTile(1, 760, 560)).toBe(144);
+  });
+
+  test.each([[32, 782, 540], [144, 782, 540], [1280, 782, 540], [96, 1600, 900]])("%i fitting tiles leave no gap beside a row of %i px", (count, width, height) => {
+    const layout = sheetLayout(count, fittingTile(count, width, height), width);
+    const end = tileLeft(layout, layout.columns - 1) + layout.tile;
+    expect(width - end).toBeLessThan(4 + layout.columns);
+    expect(end).toBeLessThanOrEqual(width);
   });
 });
 

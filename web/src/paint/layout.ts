@@ -14,12 +14,22 @@ export const GAP = 8;
 export const MARGIN = 4;
 
 // What "fit" means: neither so small that nothing is seen, nor so large that a few units fill the screen.
-const FIT = [144, 128, 112, 96, 80, 72, 64, 56, 48];
+const SMALLEST_FIT = 48;
+const LARGEST_FIT = 144;
 
-/** The largest tile with which all of `count` fit a window; the smallest of the choices when none does. */
+/** The largest tile with which all of `count` fit a window, and a row of them its width; else the smallest such. */
 export function fittingTile(count: number, width: number, height: number): number {
-  return FIT.find((tile) => sheetLayout(count, tile, width).height <= height) ?? FIT[FIT.length - 1];
+  const room = Math.max(1, width) - 2 * MARGIN + GAP;
+  const most = Math.max(1, Math.floor(room / (SMALLEST_FIT + GAP)));
+  for (let columns = Math.max(1, Math.floor(room / (LARGEST_FIT + GAP))); columns < most; columns++) {
+    const tile = fillingTile(columns, width);
+    if (sheetLayout(count, tile, width).height <= height) return count < columns ? Math.min(LARGEST_FIT, tile) : tile;
+  }
+  return Math.max(SMALLEST_FIT, fillingTile(most, width));
 }
+
+/** The tile of which so many fill a row. */
+export const fillingTile = (columns: number, width: number): number => Math.floor((width - 2 * MARGIN + GAP) / columns) - GAP;
 
 /** As many tiles per row as fit a width. */
 export function sheetLayout(count: number, tile: number, width: number): SheetLayout {

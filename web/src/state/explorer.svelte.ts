@@ -132,6 +132,18 @@ export class Explorer implements Surroundings {
     return made;
   }
 
+  /** The layer whose units are the classes: the last one with a kernel, if it has one unit per class. */
+  private readonly classLayer = $derived.by(() => {
+    const last = this.layers.findLast((layer) => layer.has_kernel && !layer.opaque);
+    const network = this.session?.network;
+    return last && network && last.shape[0] === network.classes && network.class_names.length === network.classes ? last.address : "";
+  });
+
+  /** A unit's own name: that of its class, where units are classes; else "". */
+  unitName(layer: string, channel: number | null): string {
+    return layer !== "" && layer === this.classLayer && channel !== null ? (this.session?.network.class_names[channel] ?? "") : "";
+  }
+
   /** What the person is being told to wait for. */
   waiting(): Resource[] {
     return this.resources.filter((resource) => resource.phase === "message" || resource.phase === "long");

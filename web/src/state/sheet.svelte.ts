@@ -1,7 +1,7 @@
 // The contact sheet's state: which View, its tiles, their order, and the scale of each.
 
 import type { View } from "../api/view";
-import { fittingTile, stepInGrid, type Step } from "../paint/layout";
+import { fillingTile, fittingTile, stepInGrid, type Step } from "../paint/layout";
 import { clippedCount, fullScale, magnitudeQuantile, signOf, type Scale } from "../paint/scale";
 import type { TileSet } from "../paint/tile";
 import type { Explorer } from "./explorer.svelte";
@@ -12,6 +12,7 @@ import { shownArray, tileRange, tileSet } from "./tileset";
 import { LARGEST_TILE } from "./url";
 
 const MOST = 0.995;
+const FAINT = 0.3;
 const NO_STATISTICS: Statistics = new Map();
 
 export class SheetState {
@@ -81,6 +82,18 @@ export class SheetState {
     if (!unitLimits) return () => layerScale;
     return (index) => ({ sign: layerScale.sign, limit: unitLimits[index] });
   });
+  /** Most units of a layer's maps hardly show on its one scale; units that are zero everywhere show on none. */
+  readonly faint = $derived.by(() => {
+    const { tiles, sign, layerScale } = this;
+    if (!tiles || this.view?.kind !== "maps" || this.explorer.page.scale === "unit" || layerScale.limit === 0) return false;
+    let [alive, faint] = [0, 0];
+    for (let index = 0; index < tiles.units.length; index++) {
+      const { limit } = fullScale(tileRange(tiles, index), sign);
+      alive += Number(limit > 0);
+      faint += Number(limit > 0 && limit < FAINT * layerScale.limit);
+    }
+    return faint > alive / 2;
+  });
   /** Values that the scale can't show. */
   readonly clipped = $derived.by(() => this.tiles && this.explorer.page.clip && this.explorer.page.scale === "layer"
       ? clippedCount(this.tiles.data, this.layerScale)
@@ -89,7 +102,7 @@ export class SheetState {
   /** Size of a tile: the chosen one, or one with which all units fit. Filtering doesn't change it. */
   readonly tile = $derived.by(() => {
     const { page } = this.explorer;
-    if (this.ofImage) return page.tile || LARGEST_TILE;
+    if (this.ofImage) return page.tile || Math.max(48, Math.min(LARGEST_TILE, fillingTile(Math.max(1, this.order.length), this.width)));
     return page.tile || fittingTile(this.tiles?.units.length ?? 0, this.width, this.height);
   });
 

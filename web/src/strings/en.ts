@@ -170,6 +170,7 @@ export const en = {
   "legend.colorUnit": "R, G, B each ± the unit's own largest: mid-gray is 0",
   "legend.unit": "each tile ± its own largest",
   "legend.bar": "Color bar from {low} to {high}",
+  "legend.faint": "Most units answer far below the layer's largest value, so they look alike here.",
   "legend.true": "of the whole tensor",
 
   // Inspector
