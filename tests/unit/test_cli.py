@@ -55,6 +55,7 @@ def test_help_imports_nothing_heavy():
         done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
         assert done.stderr == "", f"convscope {' '.join(words)} imported {done.stderr}"
 
+
 def test_help_lists_the_journey_with_examples(shell):
     code, out, _ = shell("--help")
     assert code == 0
@@ -296,3 +297,23 @@ def test_an_interrupted_view_ends_with_130(tmp_path):
         assert process.wait(10) == 130
     assert "Traceback" not in rest
     assert "cancelled" in rest
+
+
+def test_the_command_keeps_freed_memory_and_the_library_does_not(monkeypatch, capsys):
+    import convscope.cli as shell_module
+
+    asked = []
+    monkeypatch.setattr(shell_module, "keep_freed_memory", lambda: asked.append(True))
+    assert shell_module.main(["--version"]) == 0
+    assert asked == []
+    monkeypatch.setattr(sys, "argv", ["convscope", "--version"])
+    assert shell_module.main() == 0
+    assert asked == [True]
+    capsys.readouterr()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings; elsewhere it answers False")
+def test_memory_is_kept_where_glibc_is():
+    script = "from convscope.cli.memory import keep_freed_memory; print(keep_freed_memory())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -10,6 +10,7 @@ import click
 from convscope._version import __version__
 from convscope.cli.explore import demo, open_command, serve
 from convscope.cli.help import HelpfulGroup, show_error
+from convscope.cli.memory import keep_freed_memory
 from convscope.cli.tables import layers, methods, openapi
 from convscope.cli.view import view
 from convscope.errors import ConvscopeError
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the shell and return its exit code: 0, 1 for an error, 2 for a wrong command line, 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if arguments is None:  # a process of our own, not a call from someone's Python
+        keep_freed_memory()
     try:
         result = commands.main(given, prog_name="convscope", standalone_mode=False)
         return result if isinstance(result, int) else 0

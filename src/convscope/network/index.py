@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from convscope.network.footprint import Parts
 
 
+# The files that run inside the network's forward pass while it is observed.
+OBSERVERS = frozenset(
+    f"convscope.{name}"
+    for name in "network.index network.axes network.kernel network.propagation network.rules network.windows "
+    "network.footprint network.receptive_field trace.trace trace.call".split()
+)
+
+
 @dataclass(frozen=True, eq=False)
 class LayerTable:
     """All layers in call order, and each one's footprint for the receptive field of a single neuron."""
@@ -182,6 +190,14 @@ def _details(call: Call, kernel: Kernel | None) -> dict[str, Any]:
     return details
 
 
+def _raised_here(error: BaseException) -> bool:
+    """Whether our own code failed, not the network's."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals.get("__name__", "") in OBSERVERS
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """For thousands of tiny operations: handing each to other threads takes longer than doing it, ten times on a busy
@@ -204,6 +220,8 @@ def build_layer_table(module: nn.Module, image: Tensor) -> LayerTable:
         except ConvscopeError:
             raise
         except Exception as error:
+            if _raised_here(error):
+                raise
             size = " × ".join(map(str, image.shape[1:]))
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ConvscopeError(

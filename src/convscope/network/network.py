@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ from convscope.trace import ReluRule, Trace
 from convscope.view import Array, View, canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from convscope.network.batch import ImagesLike
     from convscope.network.layer import Layer
@@ -288,9 +288,7 @@ class Network:
 
     def view(self, method: str, target: str | Unit = "", images: ImagesLike | None = None, **parameters: Any) -> View:
         """Run a method by name: ``network.view("weight_gradients", "layer1.0.conv1", images=images[:32])``."""
-        # Methods are plug-ins of the network, found by name, so that this file need not know which there are.
-        (runner,) = entry_points(group="convscope.runners", name="view")
-        made: View = runner.load()(self, method, target, images, parameters)
+        made: View = _runner()(self, method, target, images, parameters)
         return made
 
     def receptive_field(self, unit: Unit | str) -> Box:
@@ -310,6 +308,14 @@ class Network:
             return box_of(parts, neuron, self.image_size)
         measured = measure_box(self.module, self._noise(), layer, neuron)
         return replace(measured, reason=f"{reason}; {measured.reason}")
+
+
+@cache
+def _runner() -> Callable[..., View]:
+    # Methods are plug-ins of the network, found by name, so that this file need not know which there are.
+    (runner,) = entry_points(group="convscope.runners", name="view")
+    run: Callable[..., View] = runner.load()
+    return run
 
 
 def _plain_name(name: str) -> str:
