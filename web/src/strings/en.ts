@@ -169,6 +169,7 @@ export const en = {
   "legend.color": "R, G, B each ±{limit}: mid-gray is 0",
   "legend.colorUnit": "R, G, B each ± the unit's own largest: mid-gray is 0",
   "legend.unit": "each tile ± its own largest",
+  "legend.unitPositive": "each tile from 0 to its own largest",
   "legend.bar": "Color bar from {low} to {high}",
   "legend.faint": "Most units answer far below the layer's largest value, so they look alike here.",
   "legend.true": "of the whole tensor",
