@@ -7,11 +7,13 @@ followed, and as the tests' second opinion everywhere else.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
 
 from convscope.network.receptive_field import Box
+from convscope.progress import report
 from convscope.trace import Trace
 
 if TYPE_CHECKING:
@@ -28,8 +30,12 @@ def measure_box(module: nn.Module, image: Tensor, layer: Layer, neuron: tuple[in
     About ``4·log2(size)`` forward passes, each stopped at the layer.
     """
     channel, row, column = neuron
+    height, width = image.shape[-2:]
+    passes = 1 + 2 * (height.bit_length() + width.bit_length())
+    done = count()
 
     def depends(rows: slice, columns: slice) -> bool:
+        report(min(next(done), passes), passes, f"measuring the receptive field of {layer.address}")
         spoiled = image.clone()
         spoiled[..., rows, columns] = float("nan")
         # cuDNN's fast convolutions transform whole tiles, which spreads NaN beyond the window.
@@ -40,7 +46,6 @@ def measure_box(module: nn.Module, image: Tensor, layer: Layer, neuron: tuple[in
     everything = slice(None)
     if not depends(everything, everything):
         return Box(0, 0, 0, 0, (0, 0, 0, 0), False, "measured: it depends on no pixel")
-    height, width = image.shape[-2:]
     top = _first(height, lambda size: depends(slice(0, size), everything)) - 1
     bottom = height - _first(height, lambda size: depends(slice(height - size, height), everything))
     left = _first(width, lambda size: depends(everything, slice(0, size))) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from convscope import Network
+from convscope.errors import Cancelled
 from convscope.network.empirical import measure_box
 from convscope.network.receptive_field import Extent
+from convscope.progress import Progress, watch
 
 if TYPE_CHECKING:
     from convscope.network.layer import Layer
@@ -229,3 +232,20 @@ def test_convolutions_agree_with_torchlens(name: str) -> None:
         assert jump == (field.rows.stride, field.columns.stride if field.columns else None), layer.address
         compared += 1
     assert compared >= 2
+
+
+def test_measuring_reports_its_progress_and_can_be_stopped() -> None:
+    network = table(Strange())
+    seen: list[Progress] = []
+    with watch(seen.append):
+        network.receptive_field("last:0:10,10")
+    assert [each.done for each in seen] == list(range(len(seen)))
+    assert len(seen) <= seen[0].total
+    stop = Event()
+
+    def cancel_soon(progress: Progress) -> None:
+        if progress.done == 3:
+            stop.set()
+
+    with watch(cancel_soon, stop), pytest.raises(Cancelled):
+        network.receptive_field("last:0:10,10")

@@ -151,18 +151,18 @@ export class UnitState {
   readonly gradientSlices = $derived.by(() => this.slices(this.gradient.current, "gradient"));
   /** Each image's own gradient, in the order of the images asked for, all on one scale. */
   readonly imageGradients = $derived.by(() => {
-    const view = this.ownGradients.current;
+    const view = this.own(this.ownGradients.current);
     return view ? imageSlices(view) : null;
   });
   readonly ratio = $derived.by(() => this.number(this.gradient.current, "ratio"));
   readonly plane = $derived.by(() => {
     const { channel } = this.explorer;
-    const view = this.map.current;
+    const view = this.own(this.map.current);
     return view && channel !== null ? unitPlane(view, "map", channel) : null;
   });
   readonly maximumPlace: Position | null = $derived.by(() => {
     const { channel } = this.explorer;
-    const view = this.map.current;
+    const view = this.own(this.map.current);
     const place = view?.arrays.get("place");
     if (!view || !place || channel === null) return null;
     const index = unitIndex(view, channel, axisSize(place, "unit"));
@@ -182,7 +182,7 @@ export class UnitState {
   });
 
   readonly apart = $derived.by(() => {
-    const view = this.convolution.current;
+    const view = this.own(this.convolution.current);
     return view ? readConvolution(view) : null;
   });
   readonly shareNorms = $derived.by(() => this.apart ? shareNorms(this.apart) : null);
@@ -194,12 +194,18 @@ export class UnitState {
 
   number(view: View | null, name: string): number | null {
     const { channel } = this.explorer;
-    return channel === null ? null : unitNumber(view, name, channel);
+    return channel === null ? null : unitNumber(this.own(view), name, channel);
+  }
+
+  /** A View only if it is of the chosen layer: right after a jump, the new layer's hasn't been asked for yet. */
+  private own(view: View | null): View | null {
+    return view && view.meta.layer === this.explorer.layer?.address ? view : null;
   }
 
   private slices(view: View | null, name: string): Slices | null {
     const { channel } = this.explorer;
-    return view && channel !== null ? unitSlices(view, name, channel) : null;
+    const own = this.own(view);
+    return own && channel !== null ? unitSlices(own, name, channel) : null;
   }
 }
 
