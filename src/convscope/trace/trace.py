@@ -10,18 +10,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
 from convscope.trace.call import Call, Observer, Operation, first_tensor, function_name, is_call
+from convscope.trace.kept import Kept
 from convscope.trace.module_state import evaluation_mode
 from convscope.trace.relu_rule import OTHER_RECTIFIERS, RELU, ReluRule, RuledRelu
 
@@ -33,56 +32,6 @@ if TYPE_CHECKING:
 KERNEL_FUNCTIONS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
 # Functions that return tensors but compute nothing a person would call a layer.
 _SILENT = frozenset({"requires_grad_", "detach", "numpy", "tolist", "item", "size", "stride", "is_floating_point"})
-
-
-@dataclass(eq=False)
-class _Kept:
-    """A captured tensor: its value, where its gradient arrives, and torch's count of writes to it at that moment."""
-
-    value: Tensor
-    source: Tensor
-    version: int
-    cloned: bool
-    edge: GradientEdge | None
-    base: _Base | None = None
-
-    def place(self) -> GradientEdge | Tensor:
-        """Where the gradient with respect to the captured value arrives.
-
-        Writing in place to a view (what a linear layer makes of rows and columns, a flatten, a chunk) gives its base a
-        new history that passes the view by: the gradient then arrives at the base's old one.
-        """
-        if self.base is not None and self.source._version != self.version:
-            return self.base.edge
-        return self.edge or self.value
-
-    def part(self, gradient: Tensor) -> Tensor:
-        """The gradient with respect to the captured value, of what arrived at its place."""
-        if self.base is None or self.source._version == self.version:
-            return gradient
-        return self.base.view(gradient)
-
-
-@dataclass(frozen=True, eq=False)
-class _Base:
-    """The tensor that a captured view looks at: where its gradient arrives, and which part of it the view is."""
-
-    edge: GradientEdge
-    size: torch.Size
-    stride: tuple[int, ...]
-    part: tuple[torch.Size, tuple[int, ...], int]
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Base | None:
-        base = tensor._base
-        if base is None or not base.requires_grad:
-            return None
-        part = (tensor.shape, tensor.stride(), int(tensor.storage_offset()) - int(base.storage_offset()))
-        return cls(get_gradient_edge(base), base.shape, base.stride(), part)
-
-    def view(self, gradient: Tensor) -> Tensor:
-        laid_out = torch.empty_strided(self.size, self.stride, dtype=gradient.dtype, device=gradient.device)
-        return laid_out.copy_(gradient).as_strided(*self.part).clone()
 
 
 class _Stop(Exception):
@@ -127,8 +76,8 @@ class Trace:
         self._relu_rule = relu_rule
         self._overwritten = overwritten
         self._observer = observer
-        self._kept: dict[str, _Kept] = {}
-        self._inputs: dict[str, _Kept] = {}
+        self._kept: dict[str, Kept] = {}
+        self._inputs: dict[str, Kept] = {}
         self._image: Tensor | None = None
         self._block: ExitStack | None = None
 
@@ -149,7 +98,7 @@ class Trace:
             self._block.close()
         self._block = None
         for kept in (*self._kept.values(), *self._inputs.values()):
-            kept.value, kept.source, kept.edge, kept.base = kept.value.detach(), kept.value.detach(), None, None
+            kept.release()
         self._image = None
 
     def run(self, images: Tensor, *, stop: bool | None = None) -> Any:
@@ -219,7 +168,7 @@ class Trace:
                 output = self.module(self._image)
             except _Stop:
                 output = None
-        if any(not kept.cloned and kept.source._version != kept.version for kept in recorder.all_kept()):
+        if any(kept.lost for kept in recorder.all_kept()):
             raise _Overwritten
         missing = [name for name in self.layers if name not in self._kept]
         if missing:
@@ -233,7 +182,7 @@ class Trace:
     def _value(self, name: str) -> Tensor:
         return self._image if name == "input" and self._image is not None else self[name]
 
-    def _found(self, kept: dict[str, _Kept], address: str) -> _Kept:
+    def _found(self, kept: dict[str, Kept], address: str) -> Kept:
         if address not in kept:
             raise UnknownName(
                 f"{address!r} wasn't recorded", next_step=f"this trace holds {', '.join(kept) or 'nothing'}"
@@ -270,7 +219,7 @@ class _Recorder:
         self.relus = 0
         self.other_rectifiers: Counter[str] = Counter()
 
-    def all_kept(self) -> list[_Kept]:
+    def all_kept(self) -> list[Kept]:
         return [*self.trace._kept.values(), *self.trace._inputs.values()]
 
     def attach(self, stack: ExitStack) -> None:
@@ -333,14 +282,9 @@ class _Recorder:
             if self.stop and not self.waiting:
                 raise _Stop
 
-    def _keep(self, address: str, tensor: Tensor) -> _Kept:
+    def _keep(self, address: str, tensor: Tensor) -> Kept:
         overwritten = self.trace._overwritten
-        clone = self.clone_all or (overwritten is not None and address in overwritten)
-        # The edge is where the gradient of this very version of the tensor arrives, even if it is written over later.
-        edge = get_gradient_edge(tensor) if tensor.requires_grad else None
-        value = tensor.clone() if clone else tensor
-        base = _Base.of(tensor) if tensor.requires_grad else None
-        return _Kept(value, tensor, tensor._version, clone, edge, base)
+        return Kept.of(tensor, clone=self.clone_all or (overwritten is not None and address in overwritten))
 
     # ---- functions ---------------------------------------------------------------------------------------------
 
