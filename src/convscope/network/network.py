@@ -286,10 +286,37 @@ class Network:
             overwritten=overwritten,
         )
 
-    def view(self, method: str, target: str | Unit = "", images: ImagesLike | None = None, **parameters: Any) -> View:
-        """Run a method by name: ``network.view("weight_gradients", "layer1.0.conv1", images=images[:32])``."""
+    def view(
+        self,
+        method: str,
+        target: str | Unit = "",
+        images: ImagesLike | None = None,
+        *,
+        labels: Sequence[int | None] | None = None,
+        **parameters: Any,
+    ) -> View:
+        """Run a method by name: ``network.view("weight_gradients", "layer1.0.conv1", images=images[:32])``.
+
+        ``labels`` are the images' true classes, where their folders don't say them.
+        """
+        if labels is not None:
+            images = self._labeled(images, labels)
         made: View = _runner()(self, method, target, images, parameters)
         return made
+
+    def _labeled(self, images: ImagesLike | None, labels: Sequence[int | None]) -> Batch:
+        if images is None:
+            raise ConvscopeError("labels without images", next_step="pass images= too")
+        batch = self.batch(images)
+        if len(labels) != len(batch):
+            raise ConvscopeError(
+                f"{len(labels)} labels for {len(batch)} images", next_step="pass one for each, or None"
+            )
+        given = tuple(None if label is None else int(label) for label in labels)
+        wrong = [label for label in given if label is not None and not 0 <= label < self.classes]
+        if wrong:
+            raise UnknownName(f"no class {wrong[0]}", where=self.name, next_step=f"choose 0 to {self.classes - 1}")
+        return replace(batch, labels=given)
 
     def receptive_field(self, unit: Unit | str) -> Box:
         """The rectangle of the prepared image that one neuron sees; the center neuron if no position is given.

@@ -184,9 +184,8 @@ class Trace:
 
     def _found(self, kept: dict[str, Kept], address: str) -> Kept:
         if address not in kept:
-            raise UnknownName(
-                f"{address!r} wasn't recorded", next_step=f"this trace holds {', '.join(kept) or 'nothing'}"
-            )
+            held = f"this trace holds {', '.join(kept)}" if kept else "run the images through it: trace.run(images)"
+            raise UnknownName(f"{address!r} wasn't recorded", next_step=held)
         return kept[address]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convscope import Network
 from convscope.errors import BadImage, ConvscopeError, Refused, UnknownName
+from convscope.network.batch import Batch
 
 if TYPE_CHECKING:
     from convscope.network.layer import Layer
@@ -268,6 +269,23 @@ def test_a_folder_is_a_class_only_if_the_network_has_one_of_its_name() -> None:
     assert named.batch([*pictures, Labeled(None, None)]).labels == (2, 1, None, 1, None)
     bare = Network.from_module(Small(), image_size=16)
     assert bare.batch([Labeled(0, "cat"), Labeled(7, "dog")]).labels == (0, None)
+
+
+def test_labels_can_be_given_beside_the_images() -> None:
+    network = Network.from_module(Small(), image_size=16)
+    images = torch.rand(2, 3, 16, 16)
+    labeled = network.view("weight_gradients", "stem", images, labels=[2, 1], objective="loss:true")
+    batch = Batch.from_tensor(images, labels=[2, 1])
+    same = network.view("weight_gradients", "stem", batch, objective="loss:true")
+    assert labeled.to_bytes() == same.to_bytes()
+    assert labeled.recipe is not None
+    assert labeled.recipe.labels == (2, 1)
+    with pytest.raises(ConvscopeError, match="3 labels for 2 images"):
+        network.view("weight_gradients", "stem", images, labels=[0, 1, 2])
+    with pytest.raises(UnknownName, match="choose 0 to 2"):
+        network.view("weight_gradients", "stem", images, labels=[0, 3])
+    with pytest.raises(ConvscopeError, match="labels without images"):
+        network.view("weights", "stem", labels=[0])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
