@@ -1,5 +1,6 @@
 // Starts a convscope command, opens its page in Chromium and measures one journey; prints JSON.
 //   first-grid: seconds from starting the process to tiles on the contact sheet's canvas
+//   scroll: milliseconds between frames while a sheet of 2,048 units scrolls, and how many nodes the page has
 //   unit-switches: milliseconds from a key (or a new address) to the unit's kernel, gradient and map on the screen
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
@@ -142,6 +143,26 @@ async function unitSwitches(page) {
   return { switches };
 }
 
+async function scroll(page) {
+  await page.evaluate(gridPainted);
+  await page.keyboard.press("Escape"); // leaves the tour of a first start
+  await page.evaluate(() => (location.hash = "#unit=2:0&show=weights&tile=64"));
+  await page.waitForSelector('canvas[data-painted="weights|2"]');
+  return page.evaluate(async () => {
+    const scroller = document.querySelector("[role=grid]");
+    const frames = [];
+    for (let frame = 0, before = performance.now(); frame < 300; frame++) {
+      scroller.scrollTop += 40;
+      await new Promise(requestAnimationFrame);
+      const now = performance.now();
+      frames.push(now - before);
+      before = now;
+    }
+    if (scroller.scrollTop < 4_000) throw new Error(`it scrolled ${scroller.scrollTop} pixels only`);
+    return { frames, nodes: document.querySelectorAll("*").length };
+  });
+}
+
 const browser = await chromium.launch({
   executablePath: process.env.CONVSCOPE_CHROMIUM ?? process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
@@ -158,6 +179,8 @@ try {
   if (task.journey === "first-grid") {
     await page.evaluate(gridPainted);
     console.log(JSON.stringify({ seconds: (performance.now() - begun) / 1000 }));
+  } else if (task.journey === "scroll") {
+    console.log(JSON.stringify(await scroll(page)));
   } else {
     console.log(JSON.stringify(await unitSwitches(page)));
   }

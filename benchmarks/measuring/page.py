@@ -19,11 +19,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FIRST_GRID_GOAL = 10.0
 CACHED_GOAL, UNCACHED_GOAL = 100.0, 1000.0
+# 30 frames per second.
+FRAME_GOAL, NODES_GOAL = 1000 / 30, 2000
 
 
 def measure(quick: bool) -> list[Row]:
-    """Rows for the first grid of the demonstration, and for unit switches on ResNet-18."""
-    return [*_first_grid(2 if quick else 5), *_unit_switches(quick)]
+    """Rows for the first grid of the demonstration, unit switches on ResNet-18, and scrolling a wide layer."""
+    return [*_first_grid(2 if quick else 5), *_unit_switches(quick), *_scroll()]
 
 
 def _first_grid(times: int) -> list[Row]:
@@ -73,6 +75,17 @@ def _unit_switches(quick: bool) -> list[Row]:
             Row(f"unit switch, {kind}, slowest", max(values), "ms", None, how),
         ]
     return rows
+
+
+def _scroll() -> list[Row]:
+    spec = f"{(HERE / 'wide.py').relative_to(ROOT)}:wide"
+    found = _browse({"journey": "scroll", "command": [*_convscope(), "open", spec, "--images", "demo"]})
+    how = f"scrolling 2,048 units by 40 px a frame, {len(found['frames'])} frames"
+    return [
+        Row("scroll, median frame", median(found["frames"]), "ms", FRAME_GOAL, how),
+        Row("scroll, 95th percentile frame", percentile(found["frames"], 0.95), "ms", None, how),
+        Row("scroll, elements in the page", found["nodes"], "elements", NODES_GOAL, how),
+    ]
 
 
 def _convscope() -> list[str]:
