@@ -317,3 +317,27 @@ def test_memory_is_kept_where_glibc_is():
     script = "from convscope.cli.memory import keep_freed_memory; print(keep_freed_memory())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
+
+
+INEXACT = """
+import torch
+from torch import nn
+
+class Running(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, image):
+        return torch.cummax(self.conv(image), 2).values
+"""
+
+
+def test_layers_measures_a_field_that_is_not_exact(shell, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "240")
+    (tmp_path / "running.py").write_text(INEXACT)
+    code, out, _ = shell("layers", f"{tmp_path / 'running.py'}:Running", "--image-size", "16")
+    assert code == 0
+    assert "cummax" in out
+    # Rows 0 to 8 + 1 through the running maximum, columns 8 ± 1.
+    assert "measured: 10×3" in " ".join(out.split()) or "measured: 10 × 3" in " ".join(out.split())

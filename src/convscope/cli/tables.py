@@ -12,6 +12,7 @@ from convscope.cli.source import debug_option, model_options, take_source
 
 if TYPE_CHECKING:
     from convscope.network.layer import Layer
+    from convscope.network.network import Network
     from convscope.network.receptive_field import ReceptiveField
 
 
@@ -48,17 +49,27 @@ def layers(model: str, as_json: bool, **options: Any) -> None:
     for heading in ("unit × row × column", "parameters", "field size", "stride", "offset"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("note", style="yellow", overflow="fold", min_width=10)
-    for each in rows:
-        table.add_row(*(Text(cell) for cell in _cells(each)))
+    with working("measuring the receptive fields that aren't exact"):
+        cells = [_cells(each, _measured(network, each)) for each in rows]
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
     console = terminal()
     console.print(table)
     console.print(f"{len(rows)} calls, {network.parameters:,} parameters: {network.name}")
 
 
-def _cells(layer: Layer) -> tuple[str, ...]:
+def _measured(network: Network, layer: Layer) -> str:
+    """What the center neuron was found to see, where the field is only an upper bound."""
+    if layer.opaque or layer.receptive_field.exact:
+        return ""
+    box = network.receptive_field(layer.address)
+    return f"the center neuron measured: {_pair(box.rows, box.columns)}"
+
+
+def _cells(layer: Layer, measured: str) -> tuple[str, ...]:
     shape = "–" if layer.opaque else f"{layer.units} × {layer.rows} × {layer.columns}"
     field = layer.receptive_field
-    notes = [layer.opaque, "" if field.exact else field.reason, *layer.warnings]
+    notes = [layer.opaque, "" if field.exact else field.reason, measured, *layer.warnings]
     return (
         str(layer.index),
         layer.address,
