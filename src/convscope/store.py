@@ -26,7 +26,7 @@ from convscope.errors import ConvscopeError
 from convscope.view import Recipe, View, canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 FORMAT = 1
 APPLICATION_ID = 0x43565343  # "CVSC": tells a store's index from any other SQLite file
@@ -49,6 +49,7 @@ _SCHEMA = (
         created TEXT NOT NULL
     )""",
     "CREATE INDEX views_by_network ON views (network, method, target)",
+    "CREATE INDEX views_by_blob ON views (blob)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
@@ -87,7 +88,8 @@ class Store:
         self.path = path
         self.writable = writable
         self._connection = connection
-        self._lock = RLock()
+        self._lock = RLock()  # the connection
+        self._writing = RLock()  # files and index together; readers needn't wait while large files are written
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Store:
@@ -204,23 +206,34 @@ class Store:
         A file whose size or SHA-256 isn't what the index says counts as not here (a warning says so): compute it again.
         """
         text = key.key if isinstance(key, Recipe) else key
+        found = self._found(text)
+        while found is not None:
+            digest, size = found
+            path = self._blob_path(digest)
+            try:
+                blob = path.read_bytes()
+            except OSError as error:
+                # Another process may have replaced the View since the index was read: it then names another file.
+                again = self._found(text) if isinstance(error, FileNotFoundError) else None
+                if again is None or again[0] == digest:
+                    _log.warning(
+                        "the stored view %s can't be read (%s); it will be computed again", path, error.strerror
+                    )
+                    return None
+                found = again
+                continue
+            if len(blob) != size or hashlib.sha256(blob).hexdigest() != digest:
+                _log.warning("the stored view %s is damaged; it will be computed again", path)
+                return None
+            return blob
+        return None
+
+    def _found(self, key: str) -> tuple[str, int] | None:
         with self._lock, _explained(self.path, "read the index"):
             if self._is_new():
                 return None
-            row = self._connection.execute("SELECT blob, size FROM views WHERE key = ?", (text,)).fetchone()
-        if row is None:
-            return None
-        digest, size = row
-        path = self._blob_path(digest)
-        try:
-            blob = path.read_bytes()
-        except OSError as error:
-            _log.warning("the stored view %s can't be read (%s); it will be computed again", path, error.strerror)
-            return None
-        if len(blob) != size or hashlib.sha256(blob).hexdigest() != digest:
-            _log.warning("the stored view %s is damaged; it will be computed again", path)
-            return None
-        return blob
+            row = self._connection.execute("SELECT blob, size FROM views WHERE key = ?", (key,)).fetchone()
+        return (str(row[0]), int(row[1])) if row else None
 
     def put(self, view: View) -> str:
         """Keep a View and return its key; one with the same key is replaced.
@@ -228,21 +241,48 @@ class Store:
         Raises :class:`ConvscopeError` when the View has no recipe, the store is read-only, or the disk is full; then
         nothing that was stored before is lost.
         """
-        recipe = view.recipe
-        if recipe is None:
-            raise ConvscopeError(
-                f"this {view.kind} view has no recipe, so it has no key",
-                next_step="store what network.view(…) returned",
-            )
+        return self.replace([view])[0]
+
+    def replace(self, views: Iterable[View], forget: Iterable[str] = ()) -> list[str]:
+        """Keep many Views and drop those of the keys to ``forget``, all or nothing; the keys of the Views, in order.
+
+        Files that no View needs any more are removed afterwards, so that something rewritten a thousand times takes no
+        more room than once. Raises as :meth:`put` does.
+        """
         if not self.writable:
             raise ConvscopeError("this store is read-only", where=str(self.path), next_step="choose another folder")
-        blob = view.to_bytes()
-        digest = hashlib.sha256(blob).hexdigest()
-        with self._lock, _explained(self.path, "store a view"):
-            self._write_blob(digest, blob)
-            with self._transaction():
-                self._insert(view, recipe, digest, len(blob))
-        return recipe.key
+        keys: list[str] = []
+        rows: list[tuple[object, ...]] = []
+        with self._writing, _explained(self.path, "store a view"):
+            for view, recipe in [(view, _recipe_of(view)) for view in views]:
+                blob = view.to_bytes()
+                digest = hashlib.sha256(blob).hexdigest()
+                self._write_blob(digest, blob)
+                rows.append(_row(view, recipe, digest, len(blob)))
+                keys.append(recipe.key)
+            dropped = [*keys, *forget]
+            with self._lock, self._transaction():
+                replaced = {each for key in dropped for each in self._blobs_of(key)}
+                self._connection.executemany("DELETE FROM views WHERE key = ?", [(key,) for key in dropped])
+                self._connection.executemany(_INSERT, rows)
+            self._remove_blobs(replaced)
+        return keys
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop the Views of these keys; a key that isn't here is dropped already."""
+        self.replace([], forget=keys)
+
+    def _blobs_of(self, key: str) -> list[str]:
+        return [row[0] for row in self._connection.execute("SELECT blob FROM views WHERE key = ?", (key,))]
+
+    def _remove_blobs(self, digests: Iterable[str]) -> None:
+        # After the commit: a process that dies in between leaves a file too many, never one too few.
+        for digest in digests:
+            with self._lock:
+                used = self._connection.execute("SELECT 1 FROM views WHERE blob = ? LIMIT 1", (digest,)).fetchone()
+            if not used:
+                with suppress(OSError):
+                    self._blob_path(digest).unlink()
 
     def query(
         self,
@@ -290,13 +330,7 @@ class Store:
         _sync_folder(final.parent)
 
     def _insert(self, view: View, recipe: Recipe, digest: str, size: int) -> None:
-        created = datetime.now(UTC).isoformat(timespec="milliseconds")
-        text = canonical_json(recipe.to_json())
-        self._connection.execute(
-            "INSERT OR REPLACE INTO views (key, blob, size, kind, method, target, network, recipe, created) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (recipe.key, digest, size, view.kind, recipe.method, recipe.target, recipe.network, text, created),
-        )
+        self._connection.execute(_INSERT, _row(view, recipe, digest, size))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -309,6 +343,26 @@ class Store:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+
+_INSERT = (
+    "INSERT OR REPLACE INTO views (key, blob, size, kind, method, target, network, recipe, created) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def _recipe_of(view: View) -> Recipe:
+    if view.recipe is None:
+        raise ConvscopeError(
+            f"this {view.kind} view has no recipe, so it has no key", next_step="store what network.view(…) returned"
+        )
+    return view.recipe
+
+
+def _row(view: View, recipe: Recipe, digest: str, size: int) -> tuple[object, ...]:
+    created = datetime.now(UTC).isoformat(timespec="milliseconds")
+    text = canonical_json(recipe.to_json())
+    return (recipe.key, digest, size, view.kind, recipe.method, recipe.target, recipe.network, text, created)
 
 
 def _check_folder(folder: Path) -> None:

@@ -398,3 +398,39 @@ def test_sqlite_is_used_without_a_write_ahead_log(store: Store) -> None:
     # SQLite before 3.51.3 can corrupt a database when its write-ahead log is reset.
     assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_replace_is_all_or_nothing_and_leaves_no_file_behind(tmp_path: Path) -> None:
+    def made(target: str, value: float) -> View:
+        recipe = Recipe("activations", parameters={}, target=target)
+        return View("maps", {"map": np.full((1, 2, 2), value)}, {"map": ("unit", "row", "column")}, recipe=recipe)
+
+    with Store.open(tmp_path / "store") as store:
+        for round_ in range(5):
+            keys = store.replace([made("a", round_), made("b", round_)])
+        assert len(store) == 2
+        assert [View.from_bytes(store.get(key) or b"").arrays["map"][0, 0, 0] for key in keys] == [4.0, 4.0]
+        assert len(list((tmp_path / "store" / "objects").glob("??/*"))) == 2
+        nameless = View("maps", {"map": np.zeros((1, 2, 2))}, {"map": ("unit", "row", "column")})
+        with pytest.raises(ConvscopeError, match="no recipe"):
+            store.replace([made("a", 9.0), nameless])
+        assert View.from_bytes(store.get(keys[0]) or b"").arrays["map"][0, 0, 0] == 4.0
+        # Two Views of the same bytes share a file, which stays until neither needs it.
+        twin = Recipe("activations", parameters={}, target="b")
+        store.forget([keys[0], "0" * 64])
+        assert store.get(keys[0]) is None
+        assert store.get(twin) is not None
+        assert len(list((tmp_path / "store" / "objects").glob("??/*"))) == 1
+
+
+def test_a_view_replaced_by_another_process_while_it_is_read_is_found(tmp_path: Path) -> None:
+    recipe = Recipe("activations", parameters={}, target="a")
+    axes = {"map": ("unit", "row", "column")}
+    with Store.open(tmp_path / "store") as store, Store.open(tmp_path / "store") as other:
+        old = store.put(View("maps", {"map": np.zeros((1, 2, 2))}, axes, recipe=recipe))
+        before = store._found(old)
+        other.put(View("maps", {"map": np.ones((1, 2, 2))}, axes, recipe=recipe))
+        find = store._found
+        answers = iter([before])
+        store._found = lambda key: next(answers, None) or find(key)  # type: ignore[method-assign]
+        assert View.from_bytes(store.get(old) or b"").arrays["map"][0, 0, 0] == 1.0
