@@ -7,13 +7,14 @@ any moment leaves a run that opens and has every step that was written. docs/ref
 from __future__ import annotations
 
 import json
+import os
 import sys
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +24,6 @@ from convscope.training.ledger import FORMAT, METHOD, Event, Write, decode, enco
 from convscope.view import Recipe, View, canonical_json
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from convscope.view import Array
@@ -120,7 +120,7 @@ class Run:
         self._history = _History()
         self._chunk = 0  # the one that is being read or written
         self._tail: list[Write] = []  # its writes
-        self._writer: IO[bytes] | None = None
+        self._writer: _WritersLock | None = None
 
     # ---- opening -----------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Run:
         """Let go of the store and of the right to write."""
         with self._lock:
             if self._writer is not None:
-                self._writer.close()
+                self._writer.release()
                 self._writer = None
             self.store.close()
 
@@ -259,7 +259,7 @@ class Run:
 
     def _become_writer(self) -> None:
         if self._writer is None:
-            writer = _take_lock(self.path)
+            writer = _WritersLock(self.path)
             self._refresh()  # what the last writer wrote; from now on this run knows itself what there is
             self._writer = writer
 
@@ -386,31 +386,47 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
-def _take_lock(folder: Path) -> IO[bytes]:
+class _WritersLock:
     """The right to write, which the system takes back when the process ends, however it ends."""
-    where = folder / TEMPORARY
-    try:
-        where.mkdir(exist_ok=True)
-        handle = (where / "writer.lock").open("ab")
-    except OSError as error:
-        raise ConvscopeError(
-            f"can't write to the run: {error.strerror}", where=str(folder), next_step="choose another folder"
-        ) from error
-    try:
-        if sys.platform == "win32":
-            import msvcrt
 
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
+    def __init__(self, folder: Path) -> None:
+        self._descriptor: int | None = None
+        where = folder / TEMPORARY
+        try:
+            where.mkdir(exist_ok=True)
+            self._descriptor = os.open(where / "writer.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ConvscopeError(
+                f"can't write to the run: {error.strerror}", where=str(folder), next_step="choose another folder"
+            ) from error
+        try:
+            _lock(self._descriptor)
+        except OSError as error:
+            self.release()
+            raise Refused(
+                "another process is writing this run",
+                where=str(folder),
+                next_step="wait for it, or name another folder",
+            ) from error
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.close()
-        raise Refused(
-            "another process is writing this run", where=str(folder), next_step="wait for it, or name another folder"
-        ) from error
-    return handle
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 __all__ = ["News", "Run", "split_view_name", "view_name"]
