@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,16 @@ class ConvscopeError(Exception):
         stop = "" if self.next_step.endswith(("?", ".")) else "."
         step = f" Next: {self.next_step}{stop}" if self.next_step else ""
         return f"{self.what}{place}.{step}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would pass the parts by position, so no error could leave the process it was raised in.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[ConvscopeError], arguments: tuple[str, ...], parts: dict[str, Any]) -> ConvscopeError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(parts)
+    return error
 
 
 class UnknownName(ConvscopeError):

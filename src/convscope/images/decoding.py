@@ -11,16 +11,17 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
-from convscope.errors import BadImage
+from convscope.errors import BadImage, Cancelled
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".npy")
 _NPY = b"\x93NUMPY"
 _MAXIMUM_CHANNELS = 4096
+_BYTES_PER_PIXEL = 8  # four in Pillow, three or four in the array made of it
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap rows and columns
 _ORIENTATION = 0x0112
 
@@ -64,12 +65,19 @@ def size_of(encoded: bytes, limits: Limits = FILES) -> tuple[int, int]:
         return (width, height) if _orientation(picture) in _TURNED else (height, width)
 
 
-def decode(encoded: bytes, limits: Limits = FILES, *, at_least: int | None = None) -> Array:
+def decode(
+    encoded: bytes,
+    limits: Limits = FILES,
+    *,
+    at_least: int | None = None,
+    admit: Callable[[int], None] | None = None,
+) -> Array:
     """Pixels ``[row, column, channel]``: uint8, or float32 in 0..1 for ``.npy`` arrays of floating point.
 
     Pictures have 3 channels (RGB), or 4 where something is transparent (RGBA); the first frame of an animation;
     upright, whatever way the camera was held. ``at_least`` allows a JPEG to be decoded at a fraction of its size, no
-    smaller than that on either side.
+    smaller than that on either side. ``admit`` is called with about the number of bytes that decoding will take, before
+    it does; it may wait until there is room.
 
     Raises :class:`BadImage` for what isn't one of JPEG, PNG, WEBP, GIF, BMP and NPY, is damaged, or is above the
     limits, which are checked against the header before anything is decoded.
@@ -81,8 +89,10 @@ def decode(encoded: bytes, limits: Limits = FILES, *, at_least: int | None = Non
     """
     limits.check_bytes(len(encoded))
     if encoded.startswith(_NPY):
+        if admit is not None:
+            admit(2 * len(encoded))
         return _decode_npy(encoded, limits)
-    with _opened(encoded, limits) as picture:
+    with _opened(encoded, limits, admit) as picture:
         if at_least is not None:
             picture.draft(None, (at_least, at_least))
         picture.load()
@@ -123,15 +133,17 @@ def check_array(pixels: Array) -> Array:
 
 
 @contextmanager
-def _opened(encoded: bytes, limits: Limits) -> Iterator[Pillow.Image]:
+def _opened(encoded: bytes, limits: Limits, admit: Callable[[int], None] | None = None) -> Iterator[Pillow.Image]:
     """The picture, with its size checked and nothing decoded; whatever Pillow raises inside becomes a BadImage."""
     if not encoded:
         raise BadImage("the file is empty", next_step="fetch or save it again")
     try:
         with Pillow.open(io.BytesIO(encoded), formats=FORMATS) as picture:
             limits.check_pixels(picture.height, picture.width)
+            if admit is not None:
+                admit(_BYTES_PER_PIXEL * picture.height * picture.width)
             yield picture
-    except BadImage:
+    except (BadImage, Cancelled):
         raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise BadImage("the image has far too many pixels", next_step="make it smaller") from error

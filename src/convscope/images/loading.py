@@ -11,7 +11,8 @@ from convscope.errors import BadImage, ConvscopeError
 from convscope.images.decoding import SUFFIXES
 from convscope.images.demo_photos import demo_photos
 from convscope.images.image_set import Image, ImageSet, printable
-from convscope.images.origins import FileOrigin, ItemOrigin, ParquetFile, ParquetOrigin
+from convscope.images.origins import FileOrigin, ItemOrigin, Items
+from convscope.images.parquet import ParquetFile, ParquetOrigin
 from convscope.progress import report
 
 _FORMATS = "JPEG, PNG, WEBP, GIF, BMP or .npy"
@@ -182,27 +183,11 @@ def _load_items(items: Any) -> ImageSet:
     targets = getattr(items, "targets", None)
     listed = targets if targets is not None and len(targets) == count else None
     images = []
+    shared = Items(items)
     for index in range(count):
         label = None if listed is None else int(listed[index])
         known = classes[label] if label is not None and 0 <= label < len(classes) else None
-        find = None if listed is not None else _Label(items, index)
-        images.append(Image(index, f"item {index}", ItemOrigin(items, index), label, known, find))
+        images.append(
+            Image(index, f"item {index}", ItemOrigin(shared, index), label, known, label_inside=listed is None)
+        )
     return ImageSet(images, classes=classes, source=type(items).__name__)
-
-
-class _Label:
-    """The label of a dataset's item, read together with its image when it is first asked for."""
-
-    def __init__(self, items: Any, index: int) -> None:
-        self.items, self.index = items, index
-
-    def __call__(self) -> int | None:
-        item = self.items[self.index]
-        if isinstance(item, dict):
-            found = item.get("label")
-        else:
-            found = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
-        try:
-            return None if found is None else int(found)
-        except (TypeError, ValueError):
-            return None

@@ -1,15 +1,20 @@
-"""Where an image's bytes come from: a file, memory, a row of a parquet file, an item of a torch Dataset."""
+"""Where an image's bytes come from: a file, memory, an item of a torch Dataset. Origins can be sent to other processes.
+
+They are tuples of plain values with names (a dataclass whose fields are its positional arguments), because a set of a
+million of them is sent column by column.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003 - types are checked in tests
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as Pillow
@@ -18,17 +23,54 @@ from convscope.errors import BadImage
 from convscope.images.decoding import FILES, Limits, check_array, decode, picture_pixels, size_of
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Content(ABC):
+    """What reading an image once gave, before it is decoded."""
+
+    @abstractmethod
+    def pixels(self, admit: Callable[[int], None] | None = None) -> Array:
+        """uint8 or float32 ``[row, column, channel]``; ``admit`` is told how many bytes that takes, and may wait."""
+
+    @abstractmethod
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the encoded bytes; of the pixels, where there are none."""
+
+    def label(self) -> int | None:
+        """The label that was read together with the image."""
+        return None
+
+
+@dataclass(frozen=True)
+class Encoded(Content):
+    """The encoded image."""
+
+    encoded: bytes
+    limits: Limits = FILES
+
+    def pixels(self, admit: Callable[[int], None] | None = None) -> Array:
+        """The decoded image."""
+        return decode(self.encoded, self.limits, admit=admit)
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the encoded bytes."""
+        return hashlib.sha256(self.encoded).digest()
+
 
 class Origin(ABC):
     """Where one image comes from; read whenever it is asked for, kept by nobody."""
+
+    __slots__ = ()
 
     @abstractmethod
     def encoded(self) -> bytes:
         """The encoded image."""
 
-    def pixels(self) -> Array:
-        """uint8 or float32 ``[row, column, channel]``."""
-        return decode(self.encoded(), self.limits)
+    def read(self) -> Content:
+        """Read it, once for the pixels, the fingerprint and the label."""
+        return Encoded(self.encoded(), self.limits)
 
     def check(self) -> None:
         """Decode all of it, at a fraction of its size where the format allows that; raises :class:`BadImage`."""
@@ -37,10 +79,6 @@ class Origin(ABC):
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels, upright."""
         return size_of(self.encoded(), self.limits)
-
-    def identity(self) -> bytes:
-        """The bytes that the image's fingerprint is taken of."""
-        return self.encoded()
 
     def encoded_size(self) -> int | None:
         """The number of encoded bytes where it is known without reading them."""
@@ -52,12 +90,14 @@ class Origin(ABC):
         return FILES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileOrigin(Origin):
     """A regular file; not read any more when it changed since it was listed, because its identity would be wrong."""
 
-    path: Path
-    listed: tuple[int, int]  # bytes, modification time in nanoseconds
+    folder: str  # absolute: another process has another working directory
+    name: str
+    listed_bytes: int
+    modified: int  # nanoseconds
 
     @classmethod
     def of(cls, path: Path) -> FileOrigin:
@@ -66,30 +106,56 @@ class FileOrigin(Origin):
             facts = path.stat()
         except OSError as error:
             raise BadImage(f"can't be read: {error.strerror}", next_step="check the path") from error
+        return cls.found(str(path.parent.absolute()), path.name, facts)
+
+    @classmethod
+    def found(cls, folder: str, name: str, facts: os.stat_result) -> FileOrigin:
+        """The file that was found to be so; raises :class:`BadImage` as :meth:`of` does."""
         if not stat.S_ISREG(facts.st_mode):
             raise BadImage("not a regular file", next_step="give an image file")
         FILES.check_bytes(facts.st_size)
-        return cls(path, (facts.st_size, facts.st_mtime_ns))
+        return cls(folder, name, facts.st_size, facts.st_mtime_ns)
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return Path(self.folder, self.name)
 
     def encoded(self) -> bytes:
         """The file's bytes."""
-        try:
-            # Opened without blocking, so that a pipe that took the file's place can't hang us.
-            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-            with os.fdopen(descriptor, "rb") as stream:
-                facts = os.fstat(stream.fileno())
-                if not stat.S_ISREG(facts.st_mode) or (facts.st_size, facts.st_mtime_ns) != self.listed:
-                    raise BadImage("the file changed since it was opened", next_step="open the images again")
-                return stream.read(self.limits.encoded_bytes + 1)
-        except OSError as error:
-            raise BadImage(f"can't be read: {error.strerror}", next_step="open the images again") from error
+        return read_part(os.path.join(self.folder, self.name), (self.listed_bytes, self.modified))  # noqa: PTH118 - fast
 
     def encoded_size(self) -> int:
         """The file's size when it was listed."""
-        return self.listed[0]
+        return self.listed_bytes
 
 
-@dataclass(frozen=True)
+def read_part(path: str, listed: tuple[int, int], start: int = 0, length: int | None = None) -> bytes:
+    """``length`` bytes of a regular file from ``start`` on, or all of it, if size and time are still those ``listed``.
+
+    Raises :class:`BadImage` for a file that is gone, that changed, or that ends before that.
+    """
+    try:
+        # Opened without blocking, so that a pipe that took the file's place can't hang us.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb", buffering=0) as stream:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode) or (facts.st_size, facts.st_mtime_ns) != listed:
+                raise BadImage("the file changed since it was opened", next_step="open the images again")
+            length = facts.st_size if length is None else length
+            stream.seek(start)
+            parts, missing = [], length
+            while missing and (part := stream.read(missing)):
+                parts.append(part)
+                missing -= len(part)
+    except OSError as error:
+        raise BadImage(f"can't be read: {error.strerror}", next_step="open the images again") from error
+    if missing:
+        raise BadImage("the file ends too early", next_step="fetch it again, and open the images again")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class BytesOrigin(Origin):
     """Bytes in memory, such as an upload."""
 
@@ -111,67 +177,62 @@ class BytesOrigin(Origin):
 
 
 @dataclass(eq=False)
-class ParquetFile:
-    """One parquet file; keeps the row group that was read last, because neighbors are read together."""
-
-    path: Path
-    column: str
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _kept: tuple[int, list[Any]] = (-1, [])
-
-    def image(self, group: int, row: int) -> bytes:
-        """The encoded image in a row of a row group."""
-        import pyarrow
-        import pyarrow.parquet
-
-        with self._lock:
-            if self._kept[0] != group:
-                try:
-                    with pyarrow.parquet.ParquetFile(self.path) as file:
-                        self._kept = (group, file.read_row_group(group, columns=[self.column])[self.column].to_pylist())
-                except (pyarrow.ArrowException, OSError) as error:
-                    raise BadImage("the parquet file can't be read", where=self.path.name) from error
-            found = self._kept[1][row]
-        content = found.get("bytes") if isinstance(found, dict) else found
-        if not isinstance(content, bytes):
-            raise BadImage("the row holds no image bytes", next_step="store the encoded image in the column")
-        return content
-
-
-@dataclass(frozen=True)
-class ParquetOrigin(Origin):
-    """A row of a parquet file."""
-
-    file: ParquetFile
-    group: int
-    row: int
-
-    def encoded(self) -> bytes:
-        """The encoded image in that row."""
-        return self.file.image(self.group, self.row)
-
-
-@dataclass(frozen=True)
-class ItemOrigin(Origin):
-    """An item of a torch Dataset, or of a sequence: a Pillow image, array or tensor, alone or before its label."""
+class Items:
+    """A torch Dataset or sequence. One thread at a time asks it for an item: few of them can stand more."""
 
     items: Any
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def item(self, index: int) -> Item:
+        """An item; whatever the dataset raises becomes a :class:`BadImage`, because it concerns that item only."""
+        with self.lock:
+            try:
+                found = self.items[index]
+            except BadImage:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"[:160]
+                raise BadImage(
+                    f"the dataset can't give item {index}: {reason}", next_step="mend the dataset"
+                ) from error
+        return Item(found, index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Items, (self.items,)
+
+
+@dataclass(frozen=True)
+class Item(Content):
+    """An item of a dataset: a Pillow image, array, tensor or encoded bytes, alone or before its label."""
+
+    item: Any
     index: int
 
     def picture(self) -> Any:
-        """The item's image as the dataset gives it."""
-        item = self.items[self.index]
+        """The image, as the dataset gives it."""
+        item = self.item
         if isinstance(item, dict):
             item = item.get("image", item)
         return item[0] if isinstance(item, (tuple, list)) and item else item
 
-    def pixels(self) -> Array:
+    def label(self) -> int | None:
+        """The label in the item, if it is a number."""
+        if isinstance(self.item, dict):
+            found = self.item.get("label")
+        else:
+            found = self.item[1] if isinstance(self.item, (tuple, list)) and len(self.item) > 1 else None
+        try:
+            return None if found is None else int(found)
+        except (TypeError, ValueError):
+            return None
+
+    def pixels(self, admit: Callable[[int], None] | None = None) -> Array:
         """The item's pixels; a tensor's axes are channel, row, column, an array's row, column, channel."""
         picture = self.picture()
         if isinstance(picture, bytes):
-            return decode(picture, self.limits)
+            return decode(picture, FILES, admit=admit)
         if isinstance(picture, Pillow.Image):
-            self.limits.check_pixels(picture.height, picture.width)
+            FILES.check_pixels(picture.height, picture.width)
             return picture_pixels(picture)
         if isinstance(picture, np.ndarray):
             return check_array(picture)
@@ -183,9 +244,26 @@ class ItemOrigin(Origin):
             next_step="give images as Pillow images, arrays [row, column, channel] or tensors [channel, row, column]",
         )
 
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the shape, type and values of the pixels."""
+        pixels = self.pixels()
+        return hashlib.sha256(f"{pixels.shape} {pixels.dtype.str} ".encode() + pixels.tobytes()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOrigin(Origin):
+    """An item of a torch Dataset or of a sequence."""
+
+    items: Items
+    index: int
+
+    def read(self) -> Item:
+        """The item, with its label."""
+        return self.items.item(self.index)
+
     def encoded(self) -> bytes:
         """The pixels as PNG, or as NPY where they aren't a picture's."""
-        pixels = self.pixels()
+        pixels = self.read().pixels()
         buffer = io.BytesIO()
         if pixels.dtype == np.uint8 and pixels.shape[2] in (3, 4):
             Pillow.fromarray(pixels).save(buffer, "PNG", compress_level=1)
@@ -193,12 +271,11 @@ class ItemOrigin(Origin):
             np.save(buffer, pixels, allow_pickle=False)
         return buffer.getvalue()
 
+    def check(self) -> None:
+        """Make its pixels."""
+        self.read().pixels()
+
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        shape = self.pixels().shape
+        shape = self.read().pixels().shape
         return shape[0], shape[1]
-
-    def identity(self) -> bytes:
-        """Shape, type and values of the pixels."""
-        pixels = self.pixels()
-        return f"{pixels.shape} {pixels.dtype.str} ".encode() + pixels.tobytes()

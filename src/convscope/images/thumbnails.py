@@ -28,14 +28,19 @@ def thumbnail(image: Image, side: int) -> bytes:
     else:
         # Twice the side is decoded, so that the last reduction is still a smooth one.
         pixels = decode(image.encoded(), image.origin.limits, at_least=2 * side)
-    picture = Pillow.fromarray(_color(pixels))
+    picture = Pillow.fromarray(in_color(pixels))
     picture.thumbnail((side, side), reducing_gap=2.0)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP" if features.check("webp") else "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def _color(pixels: Array) -> Array:
+def in_color(pixels: Array) -> Array:
+    """Any image's pixels as uint8 ``[row, column, 3]``: over white where transparent, else its first channel in gray.
+
+    >>> in_color(np.full((1, 1, 6), 0.5, np.float32))
+    array([[[128, 128, 128]]], dtype=uint8)
+    """
     if pixels.dtype != np.uint8:
         pixels = (pixels * 255).round().astype(np.uint8)
     if pixels.shape[2] == 4:
