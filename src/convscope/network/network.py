@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from convscope.network.empirical import measure_box
 from convscope.network.index import LayerTable, build_layer_table
 from convscope.network.outputs import find_output, output_names, scores_of
 from convscope.network.preprocessing import Preprocessing
-from convscope.network.receptive_field import Box, box_of
+from convscope.network.receptive_field import Box, box_of, boxes_of
 from convscope.network.unit import Unit, split_address
 from convscope.trace import ReluRule, Trace
 from convscope.view import Array, View, canonical_json
@@ -335,6 +336,20 @@ class Network:
             return box_of(parts, neuron, self.image_size)
         measured = measure_box(self.module, self._noise(), layer, neuron)
         return replace(measured, reason=f"{reason}; {measured.reason}")
+
+    def boxes(self, layer: str, channel: Array, row: Array, column: Array) -> Array:
+        """The boxes that many neurons of a layer see, at once and not clipped: int32 ``[…, side]``.
+
+        The three integer arrays have one shape; sides are (row, column, rows, columns) in prepared pixels. Where the
+        layer's field isn't exact, they are an upper bound; a neuron that depends on no pixel has a box of 0 × 0.
+        """
+        found = self.layer(layer)
+        if found.address not in self._table.footprints:
+            raise Refused(f"{found.address} has no receptive field: {found.opaque}", next_step="choose another layer")
+        parts, _ = self._table.footprints[found.address]
+        places = (torch.from_numpy(np.ascontiguousarray(each, np.int64)) for each in (channel, row, column))
+        boxes: Array = boxes_of(parts, *places).numpy()
+        return boxes
 
 
 @cache

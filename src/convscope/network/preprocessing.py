@@ -103,6 +103,14 @@ class Preprocessing:
         scaled = resized.to(torch.float32) * (self.scale / divisor)
         return ((scaled - self._column(self.mean)) / self._column(self.std)).contiguous()
 
+    def match_channels(self, pixels: Array) -> Array:
+        """A picture with as many channels as the network takes, otherwise as it is; raises :class:`BadImage`.
+
+        >>> Preprocessing(8, channels=1).match_channels(np.full((2, 2, 3), 90, np.uint8)).shape
+        (2, 2, 1)
+        """
+        return self._with_channels(_check_pixels(pixels))
+
     def unprepare(self, tensor: torch.Tensor) -> Array:
         """The inverse: what the network saw, as uint8 ``[row, column, channel]``; takes ``[channel, row, column]``.
 

@@ -118,6 +118,21 @@ def box_of(parts: Parts, place: tuple[int, int, int], image_size: tuple[int, int
     return Box(row, column, rows, columns, whole)
 
 
+def boxes_of(parts: Parts, channel: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """The boxes of many neurons at once, not clipped: int32 ``[…, side]``, sides (row, column, rows, columns).
+
+    The three indices have one shape, which is that of the result. A neuron that depends on no pixel has a box of 0 × 0.
+    """
+    values = []
+    for part in parts:
+        places = (each.clamp(max=size - 1) for each, size in zip((channel, row, column), part.shape[1:], strict=True))
+        values.append(part[0][tuple(places)])
+    top, bottom, left, right = values[0], -values[1], values[2], -values[3]
+    boxes = torch.stack([top, left, bottom - top + 1, right - left + 1], dim=-1)
+    known = torch.isfinite(boxes).all(dim=-1, keepdim=True)
+    return torch.where(known, boxes, torch.zeros_like(boxes)).to(torch.int32)
+
+
 def arranged(footprint: Footprint, order: list[int], shape: tuple[int, ...]) -> Parts:
     """A footprint as ``[image, unit, row, column]`` parts, reduced to what changes."""
 
