@@ -35,7 +35,19 @@ class Watcher:
 
     listener: Callable[[Progress], None]
     cancel: Event = field(default_factory=Event)
-    started: float = field(default_factory=time.monotonic)
+    _phase: tuple[str, int] = ("", -1)
+    _began: tuple[float, int] = (0.0, 0)
+    _last: float = field(default_factory=time.monotonic)
+
+    def seconds_left(self, done: int, total: int, message: str) -> float | None:
+        """From the pace since the first report of this message: work that is resumed doesn't begin at 0."""
+        now = time.monotonic()
+        if self._phase != (message, total) or done < self._began[1]:
+            # Whoever reports a first step has worked on it since the report before.
+            self._phase, self._began = (message, total), (self._last, 0) if done == 1 else (now, done)
+        self._last = now
+        started, before = self._began
+        return (now - started) / (done - before) * (total - done) if done > before else None
 
 
 _watcher: ContextVar[Watcher | None] = ContextVar("convscope_watcher", default=None)
@@ -66,6 +78,4 @@ def report(done: int, total: int, message: str) -> None:
         return
     if watcher.cancel.is_set():
         raise Cancelled
-    elapsed = time.monotonic() - watcher.started
-    seconds_left = elapsed / done * (total - done) if done else None
-    watcher.listener(Progress(done, total, message, seconds_left))
+    watcher.listener(Progress(done, total, message, watcher.seconds_left(done, total, message)))

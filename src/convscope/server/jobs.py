@@ -1,7 +1,10 @@
-"""Jobs: one worker thread owns the network; everything else waits for it in line.
+"""Jobs: one thread at a time owns the network; everything else waits for it in line.
 
 Hooks on a module fire whichever thread runs it, so exactly one thread may. Requests for the same thing share one job;
-a job that nobody waits for any more is cancelled. All methods of :class:`Jobs` are called on the event loop.
+a job that nobody waits for any more is cancelled. Work of hours, like mining, is done aside: it runs while nothing is
+in line, and at each of its reports of progress lets everything that waits go first. It has a thread of its own because
+torch's modes belong to a thread; only one of the two threads has the network, because hooks belong to that. All methods
+of :class:`Jobs` are called on the event loop.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ class _Job:
     progress: Progress = field(default_factory=lambda: Progress(0, 0, "", None))
     cancel: threading.Event = field(default_factory=threading.Event)
     waiters: list[_Waiter] = field(default_factory=list)
+    aside: bool = False
 
     def event(self, name: str) -> JobEvent:
         progress = self.progress
@@ -115,7 +119,10 @@ class Jobs:
         self._open: dict[str, _Job] = {}  # by key: queued or running, and not cancelled
         self._queue: deque[_Job] = deque()
         self._ready = threading.Condition()
+        self._front = False  # the worker has the network
+        self._aside = False  # work aside has it
         self._stopping = False
+        self._threads: list[threading.Thread] = []
         self._subscriptions: list[Subscription] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="convscope-model", daemon=True)
@@ -134,13 +141,14 @@ class Jobs:
         for subscription in self._subscriptions:
             subscription.close()
         with self._ready:
-            self._ready.notify()
+            self._ready.notify_all()
 
     async def close(self) -> None:
         """:meth:`stop`, and give the worker a moment to let go of what it does."""
         self.stop()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, JOIN_SECONDS)
+        for thread in (self._thread, *self._threads):
+            if thread.is_alive():
+                await asyncio.to_thread(thread.join, JOIN_SECONDS)
 
     async def run(self, key: str, work: Callable[[], Result], name: str) -> Result:
         """The result of ``work`` in the worker thread, or of an equal job (same ``key``) already under way.
@@ -151,12 +159,30 @@ class Jobs:
         job = self._open.get(key)
         if job is None:
             job = self._enqueue(key, work)
+        result: Result = await self._wait(job, name)
+        return result
+
+    async def run_aside(self, key: str, work: Callable[[], Result], name: str) -> Result:
+        """:meth:`run` for long work, which gives way to everything in line whenever it reports progress.
+
+        It must not report while hooks of its own are on the network. One at a time: raises :class:`Busy` while another
+        is under way, unless that has the same ``key``.
+        """
+        job = self._open.get(key)
+        if job is None:
+            other = next((each for each in self._open.values() if each.aside), None)
+            if other is not None:
+                raise Busy("long work is under way already", where=other.key, next_step="wait for it, or cancel it")
+            job = self._start_aside(key, work)
+        result: Result = await self._wait(job, name)
+        return result
+
+    async def _wait(self, job: _Job, name: str) -> Any:
         waiter = _Waiter(name, asyncio.get_running_loop().create_future())
         job.waiters.append(waiter)
         self._publish(job.event(name))
         try:
-            result: Result = await waiter.future
-            return result
+            return await waiter.future
         finally:
             if waiter in job.waiters:
                 self._dismiss(job, waiter)
@@ -190,16 +216,28 @@ class Jobs:
             self._subscriptions.remove(subscription)
 
     def _enqueue(self, key: str, work: Callable[[], Any]) -> _Job:
-        if self._stopping:
-            raise Cancelled("the server is stopping")
-        if len(self._open) >= self._limit:
+        self._refuse_when_stopping()
+        if sum(not each.aside for each in self._open.values()) >= self._limit:
             raise Busy(f"{len(self._open)} jobs are waiting already", next_step="wait for some, or cancel them")
         job = _Job(key, work)
         self._open[key] = job
         with self._ready:
             self._queue.append(job)
-            self._ready.notify()
+            self._ready.notify_all()
         return job
+
+    def _start_aside(self, key: str, work: Callable[[], Any]) -> _Job:
+        self._refuse_when_stopping()
+        job = _Job(key, work, aside=True)
+        self._open[key] = job
+        thread = threading.Thread(target=self._work_aside, args=(job,), name="convscope-aside", daemon=True)
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+        thread.start()
+        return job
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise Cancelled("the server is stopping")
 
     def _dismiss(self, job: _Job, waiter: _Waiter) -> None:
         """One waiter goes away, unanswered; the last one takes the job with it."""
@@ -211,6 +249,7 @@ class Jobs:
             job.cancel.set()
             self._open.pop(job.key, None)
             with self._ready, contextlib.suppress(ValueError):
+                self._ready.notify_all()
                 self._queue.remove(job)
         progress = job.progress
         self._publish(JobEvent(waiter.name, "cancelled", progress.done, progress.total, progress.message))
@@ -238,28 +277,62 @@ class Jobs:
                 waiter.future.set_exception(error)
         job.waiters.clear()
 
-    # Below here: the worker thread.
+    # Below here: the worker's thread, and those of work aside.
 
     def _work(self) -> None:
         while True:
             with self._ready:
-                self._ready.wait_for(lambda: self._stopping or self._queue)
+                self._ready.wait_for(lambda: self._stopping or (self._queue and not self._aside))
                 if self._stopping:
                     return
                 job = self._queue.popleft()
-            self._tell(self._update, job, job.progress)
-            result: Any = None
-            error: Exception | None = None
+                self._front = True
             try:
-                with watch(lambda progress, job=job: self._tell(self._update, job, progress), job.cancel):  # type: ignore[misc]
-                    result = job.work()
-            except Exception as problem:
-                error = problem
-            except BaseException as problem:
-                # Someone's network may call sys.exit(); that must end neither the worker nor the event loop.
-                error = RuntimeError(type(problem).__name__)
-                error.__cause__ = problem
-            self._tell(self._finish, job, result, error)
+                self._do(job, lambda progress, job=job: self._tell(self._update, job, progress))  # type: ignore[misc]
+            finally:
+                with self._ready:
+                    self._front = False
+                    self._ready.notify_all()
+
+    def _work_aside(self, job: _Job) -> None:
+        def listen(progress: Progress) -> None:
+            self._tell(self._update, job, progress)
+            self._give_way(job)
+
+        try:
+            self._give_way(job)
+            self._do(job, listen)
+        except Cancelled:
+            pass  # before it began; whoever waited knows
+        finally:
+            with self._ready:
+                self._aside = False
+                self._ready.notify_all()
+
+    def _give_way(self, job: _Job) -> None:
+        """Let go of the network until nothing waits for it; told to end, don't take it again."""
+        with self._ready:
+            self._aside = False
+            self._ready.notify_all()
+            self._ready.wait_for(lambda: self._stopping or job.cancel.is_set() or not (self._queue or self._front))
+            if self._stopping or job.cancel.is_set():
+                raise Cancelled
+            self._aside = True
+
+    def _do(self, job: _Job, listen: Callable[[Progress], None]) -> None:
+        self._tell(self._update, job, job.progress)
+        result: Any = None
+        error: Exception | None = None
+        try:
+            with watch(listen, job.cancel):
+                result = job.work()
+        except Exception as problem:
+            error = problem
+        except BaseException as problem:
+            # Someone's network may call sys.exit(); that must end neither the worker nor the event loop.
+            error = RuntimeError(type(problem).__name__)
+            error.__cause__ = problem
+        self._tell(self._finish, job, result, error)
 
     def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None  # noqa: S101 - start() sets it before the thread exists

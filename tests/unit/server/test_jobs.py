@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
@@ -267,5 +267,137 @@ def test_closing_ends_streams_cancels_jobs_and_takes_no_more():
                 await jobs.run("c", lambda: 0, "c")
             assert time.monotonic() - started < 1
         assert not any(thread.name == "convscope-model" for thread in threading.enumerate())
+
+    asyncio.run(scenario())
+
+
+# ---- work aside ------------------------------------------------------------------------------------------------------
+
+
+class Floor:
+    """Notices when two threads have the network at the same time."""
+
+    def __init__(self):
+        self.holder, self.crowded, self.order = None, False, []
+
+    @contextmanager
+    def held(self, who):
+        self.crowded |= self.holder is not None
+        self.holder = who
+        self.order.append(who)
+        yield
+        time.sleep(0.002)
+        self.crowded |= self.holder != who
+        self.holder = None
+
+
+def aside(floor, end, steps=10_000):
+    def work():
+        for step in range(steps):
+            if end.is_set():
+                return step
+            with floor.held("aside"):
+                pass
+            report(step, steps, "mining")
+        return steps
+
+    return work
+
+
+def test_work_aside_gives_way_between_its_steps():
+    async def scenario():
+        floor, end = Floor(), threading.Event()
+
+        def view(number):
+            with floor.held(number):
+                return number
+
+        async with running() as jobs:
+            long = asyncio.create_task(jobs.run_aside("mine", aside(floor, end), "m"))
+            await settle(lambda: len(floor.order) > 3)
+            for number in range(20):
+                before = len(floor.order)
+                assert await jobs.run(f"k{number}", lambda n=number: view(n), "v") == number
+                waited = floor.order[before:].index(number)
+                assert waited <= 1, "at most the step under way comes first"
+            several = await asyncio.gather(*(jobs.run(f"g{n}", lambda n=n: view(n), "v") for n in range(8)))
+            assert several == list(range(8))
+            seen = len(floor.order)
+            await settle(lambda: len(floor.order) > seen + 3)
+            end.set()
+            assert await long > 5
+        assert not floor.crowded
+
+    asyncio.run(scenario())
+
+
+def test_work_aside_is_cancelled_by_its_name_also_while_it_waits():
+    async def scenario():
+        floor, end, gate, entered = Floor(), threading.Event(), threading.Event(), threading.Event()
+
+        def view():
+            entered.set()
+            return gate.wait(5)
+
+        async with running() as jobs:
+            with jobs.subscribe() as subscription:
+                long = asyncio.create_task(jobs.run_aside("mine", aside(floor, end), "m"))
+                await settle(lambda: len(floor.order) > 2)
+                waiting = asyncio.create_task(jobs.run("view", view, "v"))
+                await settle(entered.is_set)
+                assert jobs.cancel("m")
+                with pytest.raises(Cancelled):
+                    await long
+                gate.set()
+                assert await waiting
+                states = [event.state for event in await subscription.take(1) if event.id == "m"]
+                assert states == ["cancelled"]
+            done = len(floor.order)
+            await asyncio.sleep(0.05)
+            assert len(floor.order) == done, "it went on"
+            assert await jobs.run("after", lambda: 1, "v") == 1
+
+    asyncio.run(scenario())
+
+
+def test_one_work_aside_at_a_time():
+    async def scenario():
+        floor, end = Floor(), threading.Event()
+        async with running() as jobs:
+            first = asyncio.create_task(jobs.run_aside("mine", aside(floor, end), "a"))
+            await settle(lambda: floor.order)
+            same = asyncio.create_task(jobs.run_aside("mine", aside(floor, end), "b"))
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                await jobs.run_aside("another", aside(floor, end), "c")
+            end.set()
+            assert await first == await same
+
+    asyncio.run(scenario())
+
+
+def test_what_work_aside_raises_reaches_who_asked():
+    async def scenario():
+        async with running() as jobs:
+            with pytest.raises(Refused):
+                await jobs.run_aside("mine", lambda: (_ for _ in ()).throw(Refused("no")), "a")
+            assert await jobs.run_aside("mine", lambda: 5, "a") == 5
+
+    asyncio.run(scenario())
+
+
+def test_stopping_ends_work_aside():
+    async def scenario():
+        floor, end = Floor(), threading.Event()
+        jobs = Jobs()
+        jobs.start()
+        long = asyncio.create_task(jobs.run_aside("mine", aside(floor, end), "a"))
+        await settle(lambda: floor.order)
+        started = time.monotonic()
+        await jobs.close()
+        assert time.monotonic() - started < 2
+        with pytest.raises(Cancelled):
+            await long
+        assert not any(thread.name == "convscope-aside" and thread.is_alive() for thread in threading.enumerate())
 
     asyncio.run(scenario())
