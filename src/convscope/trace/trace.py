@@ -56,6 +56,8 @@ class Trace:
     to. ``relu_rule`` replaces the backward pass of every exact ReLU, in whichever way the network spells it.
     ``overwritten`` names the calls whose output something later writes over in place; only these are cloned. Leave it
     None to clone everything. A name missing from it is noticed and answered by a second run, never by a wrong value.
+    ``consume`` is handed each call's address and output as soon as it is there, in place of keeping it: then any number
+    of layers takes no more memory than the largest of them. It must neither keep nor change the tensor.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Trace:
         relu_rule: ReluRule | None = None,
         overwritten: frozenset[str] | None = None,
         observer: Observer | None = None,
+        consume: Callable[[str, Tensor], None] | None = None,
     ) -> None:
         self.module = module
         self.layers = tuple(dict.fromkeys(layers))
@@ -76,6 +79,7 @@ class Trace:
         self._relu_rule = relu_rule
         self._overwritten = overwritten
         self._observer = observer
+        self._consume = consume
         self._kept: dict[str, Kept] = {}
         self._inputs: dict[str, Kept] = {}
         self._image: Tensor | None = None
@@ -170,7 +174,7 @@ class Trace:
                 output = None
         if any(kept.lost for kept in recorder.all_kept()):
             raise _Overwritten
-        missing = [name for name in self.layers if name not in self._kept]
+        missing = [name for name in self.layers if name in recorder.waiting]
         if missing:
             raise UnknownName(
                 f"the forward pass made no call {missing[0]!r}",
@@ -276,7 +280,11 @@ class _Recorder:
             with _unseen():
                 self.trace._observer.end(call, tensor)
         if call.address in self.waiting:
-            self.trace._kept[call.address] = self._keep(call.address, tensor)
+            if self.trace._consume is None:
+                self.trace._kept[call.address] = self._keep(call.address, tensor)
+            else:
+                with _unseen():
+                    self.trace._consume(call.address, tensor)
             self.waiting.discard(call.address)
             if self.stop and not self.waiting:
                 raise _Stop

@@ -1,0 +1,188 @@
+"""Accumulating one layer's reduced outputs over a shard, a block of images at a time, where the outputs lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convscope.mining.exact import BITS, EMPTY, SQUARE_BITS, bins, hashed, on_grid
+from convscope.mining.ranks import Ranks, pack
+from convscope.mining.reduce import Reduced, Wanted
+from convscope.mining.settings import COVARIANCE_UNITS
+from convscope.mining.state import Counts, Histogram, LayerState, Sample
+from convscope.view import Array  # noqa: TC001 - types are checked in tests
+
+if TYPE_CHECKING:
+    from convscope.mining.settings import Grid, Settings
+    from convscope.network.layer import Layer
+
+BLOCK = 128  # images between two rankings
+
+
+class Floor:
+    """The worst values that can still enter the ranks, ``top`` and ``bottom`` [unit]: lives as long as its worker.
+
+    Each worker knows only what it has seen itself, so it may look for places in vain, but never misses one.
+    """
+
+    def __init__(self, units: int, k: int, device: torch.device) -> None:
+        self._key = torch.full((2, units, k), EMPTY, dtype=torch.int64, device=device)
+        self.top = torch.full((units,), -torch.inf, device=device)
+        self.bottom = torch.full((units,), torch.inf, device=device)
+
+    def raise_to(self, key: Tensor, *, keep: bool) -> None:
+        """Take in packed entries [2, unit, rank]; ``keep`` when no more of the same shard will come."""
+        k = self._key.shape[2]
+        if keep:
+            self._key = torch.cat([self._key, key], 2).topk(k, dim=2, largest=False, sorted=True).values
+            key = self._key
+        for which, (worst, empty) in enumerate(((self.top, -torch.inf), (self.bottom, torch.inf))):
+            last = key[which, :, -1]
+            bits = ((last >> 32) if which else ~(last >> 32)).to(torch.int32)
+            value = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32).masked_fill(last == EMPTY, empty)
+            torch.minimum(worst, value, out=worst) if which else torch.maximum(worst, value, out=worst)
+
+
+class Accumulator:
+    """One layer's state while a shard is mined. ``floor`` is read and raised; it lives longer than the shard."""
+
+    def __init__(self, layer: Layer, settings: Settings, grid: Grid, floor: Floor, device: torch.device) -> None:
+        self.layer = layer
+        self.floor = floor
+        self._settings = settings
+        self._grid = grid
+        self._exponent = torch.from_numpy(grid.exponent).to(device)
+        self._square_exponent = torch.from_numpy(grid.square_exponent).to(device)
+        units = layer.units
+        whole = {"dtype": torch.int64, "device": device}
+        rows = max(BLOCK, settings.batch_size) + settings.batch_size
+        self._real = torch.zeros(4, rows, units, device=device)  # maximum, minimum, mean, mean square
+        self._place = torch.zeros(2, rows, units, **whole)  # type: ignore[call-overload]
+        self._zeros = torch.zeros(rows, units, **whole)  # type: ignore[call-overload]
+        self._key = torch.full((2, units, settings.k), EMPTY, **whole)  # type: ignore[call-overload]
+        self._position = torch.zeros(2, units, settings.k, **whole)  # type: ignore[call-overload]
+        self._sums = torch.zeros(6, units, **whole)  # type: ignore[call-overload]
+        self._keeps_products = units <= COVARIANCE_UNITS
+        self._product = torch.zeros(
+            (units, units) if self._keeps_products else (0, 0), dtype=torch.float64, device=device
+        )
+        self._maxima = Histogram(0, np.zeros((units, 0), np.int64))
+        self._sampled: list[tuple[Array, Array, Array]] = []
+
+    def wanted(self, everywhere: Tensor) -> Wanted:
+        """What :func:`reduce_output` should look for."""
+        return Wanted(self.floor.top, self.floor.bottom, everywhere)
+
+    def put(self, reduced: Reduced, start: int) -> None:
+        """Write a batch's numbers at ``start`` of the block; they count once the block is closed over them."""
+        stop = start + len(reduced.maximum)
+        real = (reduced.maximum, reduced.minimum, reduced.mean, reduced.mean_square)
+        for row, values in zip(self._real, real, strict=True):
+            row[start:stop] = values
+        for row, values in zip(self._place, (reduced.maximum_place, reduced.minimum_place), strict=True):
+            row[start:stop] = values
+        self._zeros[start:stop] = reduced.zeros
+
+    def close_block(self, images: Array, sampled: Array) -> None:
+        """Rank and add up the first ``len(images)`` images of the block; ``sampled`` marks those of the sample."""
+        count = len(images)
+        maximum, minimum, mean, mean_square = (each[:count] for each in self._real)
+        finite = maximum.isfinite() & minimum.isfinite()
+        identity = torch.from_numpy(images).to(maximum.device)[:, None]
+        for which, values in enumerate((maximum, minimum)):
+            self._rank(which, values, identity, finite & (self._place[which, :count] >= 0))
+        self.floor.raise_to(self._key, keep=False)
+        self._add(maximum, mean, mean_square, finite, self._zeros[:count])
+        self._maxima = self._maxima.merge(_histogram(maximum, finite))
+        if sampled.any():
+            chosen = torch.from_numpy(np.flatnonzero(sampled)).to(maximum.device)
+            value = maximum[chosen].where(finite[chosen], torch.nan)
+            self._sampled.append(
+                (images[sampled], value.cpu().numpy().T, self._place[0, :count][chosen].cpu().numpy().T)
+            )
+
+    def _rank(self, which: int, values: Tensor, identity: Tensor, candidate: Tensor) -> None:
+        units = candidate.any(0).nonzero().squeeze(1)
+        if not len(units):
+            return
+        # Not finite values are no candidates; 0 stands for them, because infinity minus nothing packs all the same.
+        keys = pack(values.nan_to_num(0.0, 0.0, 0.0)[:, units], identity, descending=which == 0)
+        keys = keys.masked_fill(~candidate[:, units], EMPTY).T
+        both = torch.cat([self._key[which, units], keys], 1)
+        places = torch.cat([self._position[which, units], self._place[which, : len(values)][:, units].T], 1)
+        best, order = both.topk(self._settings.k, dim=1, largest=False, sorted=True)
+        self._key[which, units] = best
+        self._position[which, units] = places.gather(1, order)
+
+    def _add(self, maximum: Tensor, mean: Tensor, mean_square: Tensor, finite: Tensor, zeros: Tensor) -> None:
+        pooled, clipped = on_grid(mean.masked_fill(~finite, 0.0), self._exponent, BITS)
+        square, also = on_grid(mean_square.masked_fill(~finite, 0.0), self._square_exponent, SQUARE_BITS)
+        totals = (pooled, square, zeros, ~finite, (maximum > 0) & finite, clipped | also)
+        for row, values in zip(self._sums, totals, strict=True):
+            row += values.sum(0).long()
+        if self._keeps_products:
+            # Whole numbers below 2^53 throughout, so this product in float64 is exact.
+            self._product.addmm_(pooled.T, pooled)
+
+    def state(self, images: int, zero_images: int) -> LayerState:
+        """The shard's state of this layer. Nothing can be added after it."""
+        self.floor.raise_to(self._key, keep=True)
+        units, k = self.layer.units, self._settings.k
+        key, position = self._key.cpu().numpy(), self._position.cpu().numpy()
+        total, square, zeros, not_finite, positive, clipped = (each.cpu().numpy().copy() for each in self._sums)
+        upper = np.triu_indices(units) if self._keeps_products else None
+        product = self._product.cpu().numpy()[upper] if upper is not None else np.zeros(0)
+        return LayerState(
+            rows=self.layer.rows,
+            columns=self.layer.columns,
+            images=images,
+            zero_images=zero_images,
+            top=Ranks(key[0].reshape(units, k), position[0].reshape(units, k), True),
+            bottom=Ranks(key[1].reshape(units, k), position[1].reshape(units, k), False),
+            sample=self._sample(),
+            maxima=self._maxima,
+            counts=Counts(total, square, product.astype(np.int64), zeros, not_finite, positive, clipped),
+            exponent=self._grid.exponent,
+            square_exponent=self._grid.square_exponent,
+            sample_size=self._settings.sample,
+        )
+
+    def _sample(self) -> Sample:
+        units = self.layer.units
+        nothing = Sample(np.zeros(0, np.int64), np.zeros((units, 0), np.float32), np.zeros((units, 0), np.int64))
+        parts = [Sample(*each) for each in self._sampled]
+        for part in parts:
+            nothing = nothing.merge(part, self._settings.sample)
+        return nothing
+
+
+def _histogram(maximum: Tensor, finite: Tensor) -> Histogram:
+    """How many of the block's maxima ``[image, unit]`` lie in each bin."""
+    found = bins(maximum.nan_to_num(0.0, 0.0, 0.0))
+    used = found[finite]
+    units = maximum.shape[1]
+    if not len(used):
+        return Histogram(0, np.zeros((units, 0), np.int64))
+    first, last = int(used.min()), int(used.max())
+    width = last - first + 1
+    cell = torch.arange(units, device=maximum.device) * width + (found - first)
+    counted = torch.bincount(cell[finite], minlength=units * width)
+    return Histogram(first, counted.reshape(units, width).cpu().numpy())
+
+
+def sample_ids(count: int, size: int) -> Array:
+    """The ids of the ``size`` images of the smallest hashes among ids 0 to ``count`` − 1.
+
+    Those of a smaller set that are in the sample of a larger one were in the smaller one's sample.
+
+    >>> sample_ids(10, 3).tolist(), sample_ids(20, 3).tolist()
+    ([3, 5, 7], [10, 18, 3])
+    """
+    order = np.argsort(hashed(np.arange(count)), kind="stable")
+    return order[:size]
+
+
+__all__ = ["BLOCK", "Accumulator", "Floor", "sample_ids"]

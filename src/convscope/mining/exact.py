@@ -1,0 +1,98 @@
+"""Numbers that add up the same in any order: floats ranked and binned by their bits, and sums on an integer grid.
+
+Adding floats in another order gives other last bits, so a sum over workers would depend on who was faster. Here every
+image's contribution is first rounded to a whole multiple of a power of two, chosen once per unit; integers then add up
+exactly, whatever the order. The rounding is at most 2⁻²¹ of the largest value the grid can hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int32
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from convscope.view import Array
+
+# A pooled activation has at most 20 bits and a sign: the product of two, summed over 2²³ images, still fits in 64 bits,
+# and summed over 2¹³ images it is exact in float64, which matrix products are fast in.
+BITS = 20
+SQUARE_BITS = 40
+EXACT_IMAGES = 1 << 13
+_HEADROOM = 16.0  # how much larger than what was seen first a value may become before it is clipped (and counted)
+_SMALLEST_SHARE = 64.0  # a unit that was silent at first gets the grid of this share of its layer's largest unit
+
+BINS_PER_OCTAVE = 8
+_BIN_SHIFT = 20  # a float32's sign, exponent and first three bits of its fraction
+EMPTY = np.iinfo(np.int64).max
+
+
+def ordered(values: Float[Tensor, "*axes"]) -> Int32[Tensor, "*axes"]:
+    """Float32 values as integers in the same order; −0 counts as 0.
+
+    >>> ordered(torch.tensor([-1.0, -0.0, 0.0, 2.0])).tolist()
+    [-1065353217, 0, 0, 1073741824]
+    """
+    bits = (values + 0.0).view(torch.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def from_ordered(codes: Array) -> Array:
+    """The inverse of :func:`ordered`, in NumPy."""
+    bits = codes.astype(np.int32)
+    return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
+
+
+def bins(values: Float[Tensor, "*axes"]) -> Int32[Tensor, "*axes"]:
+    """The histogram bin of each value: signed logarithmic bins, eight for each factor of two.
+
+    >>> bins(torch.tensor([0.0, 1.0, 1.12, 1.13, 2.0])).tolist()
+    [0, 1016, 1016, 1017, 1024]
+    """
+    return ordered(values) >> _BIN_SHIFT
+
+
+def bin_edges(first: int, count: int) -> Float[np.ndarray, " edge"]:
+    """The ``count + 1`` edges of ``count`` bins from bin ``first`` on; a value on an edge is in the bin above it.
+
+    >>> bin_edges(1016, 3).tolist()
+    [1.0, 1.125, 1.25, 1.375]
+    """
+    largest = float(np.finfo(np.float32).max)
+    codes = (np.arange(first, first + count + 1, dtype=np.int64) << _BIN_SHIFT).clip(-(2**31), 2**31 - 1)
+    edges: Array = np.nan_to_num(from_ordered(codes), nan=largest, posinf=largest, neginf=-largest)
+    return edges.astype(np.float64)
+
+
+def exponents(magnitude: Array, bits: int) -> Int[np.ndarray, " unit"]:
+    """For each unit, the power of two whose multiples of up to ``bits`` bits hold 16 times its ``magnitude``.
+
+    >>> exponents(np.array([1.0, 0.0, 3.0]), 20).tolist()
+    [-16, -20, -14]
+    """
+    finite = np.where(np.isfinite(magnitude), magnitude, 0.0)
+    largest = finite.max(initial=0.0) or 1.0
+    wanted = np.maximum(finite, largest / _SMALLEST_SHARE) * _HEADROOM
+    return (np.ceil(np.log2(wanted)).astype(np.int64) - bits).astype(np.int64)
+
+
+def on_grid(values: Tensor, exponent: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Values as whole multiples of 2**exponent, in float64, and where they had to be clipped."""
+    scaled = torch.round(torch.ldexp(values.double(), -exponent.double()))
+    limit = float(1 << bits)
+    return scaled.clamp(-limit, limit), scaled.abs() > limit
+
+
+def hashed(identity: Array) -> Array:
+    """A fixed, well mixed 64-bit number for each image id: a random order of the images that never changes.
+
+    The finalizer of SplitMix64 (Steele et al. 2014).
+    """
+    with np.errstate(over="ignore"):
+        mixed = identity.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
