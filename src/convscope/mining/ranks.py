@@ -64,7 +64,8 @@ class Ranks:
     @property
     def filled(self) -> Array:
         """Which places hold an image, ``[unit, rank]``."""
-        return self.key != EMPTY
+        filled: Array = self.key != EMPTY
+        return filled
 
     @property
     def value(self) -> Array:

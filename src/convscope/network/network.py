@@ -274,6 +274,7 @@ class Network:
         gradients: bool = False,
         inputs: bool = False,
         relu_rule: ReluRule | None = None,
+        consume: Callable[[str, Tensor], None] | None = None,
     ) -> Trace:
         """Record some calls of one forward pass; see :class:`convscope.trace.Trace`."""
         addresses = [self.layer(each).address for each in layers]
@@ -285,6 +286,7 @@ class Network:
             inputs=inputs,
             relu_rule=relu_rule,
             overwritten=overwritten,
+            consume=consume,
         )
 
     def view(
