@@ -14,6 +14,11 @@ from PIL import ImageOps, UnidentifiedImageError
 from convscope.errors import BadImage, Cancelled
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
+try:
+    import simplejpeg
+except ImportError:  # an extra; without it Pillow gives the same pixels, more slowly
+    simplejpeg = None
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -95,9 +100,31 @@ def decode(
     with _opened(encoded, limits, admit) as picture:
         if at_least is not None:
             picture.draft(None, (at_least, at_least))
+        elif (pixels := _plain_jpeg(encoded, picture)) is not None:
+            return pixels
         picture.load()
         turned = _orientation(picture) != 1
         return picture_pixels(ImageOps.exif_transpose(picture) if turned else picture)
+
+
+def _plain_jpeg(encoded: bytes, picture: Pillow.Image) -> Array | None:
+    """An upright JPEG of one or three components by simplejpeg, where it is installed; None leaves it to Pillow.
+
+    Both are libjpeg-turbo with its exact transform, so the pixels are the same; simplejpeg saves two copies of them and
+    lets other threads work. Pillow alone judges what is damaged: the least warning, and it decodes the image anew.
+    """
+    if simplejpeg is None or picture.format != "JPEG" or picture.mode not in ("RGB", "L"):
+        return None
+    if _orientation(picture) != 1:
+        return None
+    try:
+        # Memory is taken for the size that simplejpeg finds, so it has to be the one that was checked.
+        if simplejpeg.decode_jpeg_header(encoded)[:2] != (picture.height, picture.width):
+            return None
+        pixels: Array = simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
+    except ValueError:
+        return None
+    return pixels
 
 
 def picture_pixels(picture: Pillow.Image) -> Array:
@@ -107,7 +134,8 @@ def picture_pixels(picture: Pillow.Image) -> Array:
         grey = ((wide * 255 + 32767) // 65535).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     transparent = "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "La", "RGBa")
-    pixels = np.array(picture.convert("RGBA" if transparent else "RGB"))
+    mode = "RGBA" if transparent else "RGB"
+    pixels = np.array(picture if picture.mode == mode else picture.convert(mode))
     opaque = transparent and bool((pixels[:, :, 3] == 255).all())
     return np.ascontiguousarray(pixels[:, :, :3]) if opaque else pixels
 
