@@ -16,11 +16,9 @@ from convscope.errors import BadImage, ConvscopeError, UnknownName
 from convscope.mining.patches import (
     BoxLike,
     Mode,
-    Seen,
     check_side,
     finest,
     missing_tile,
-    seen,
     window_of,
 )
 from convscope.progress import report
@@ -29,8 +27,7 @@ from convscope.view import Array  # noqa: TC001 - types are checked in tests
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convscope.images import Image
-    from convscope.network.preprocessing import Preprocessing
+    from convscope.mining.patches import Seen
 
 THREADS = 4
 # WEBP's largest side, and as many pixels as a page should decode at once.
@@ -71,19 +68,20 @@ class Atlas:
 
 
 def atlas(
-    preprocessing: Preprocessing,
     images: Array,
     boxes: Array,
-    find: Callable[[int], Image],
     side: int,
     mode: Mode = "crop",
-    see: Callable[[Image, float], Seen] | None = None,
+    *,
+    see: Callable[[int, float], Seen],
+    size: tuple[int, int],
 ) -> Atlas:
     """The patches of ``images`` [unit, rank] (−1: none) at ``boxes`` [unit, rank, side], each image decoded once.
 
-    ``find`` gives the picture of an id; what it or the decoder raises (:class:`UnknownName`, :class:`BadImage`) is kept
-    in :attr:`Atlas.missing`. ``see`` replaces the decoding. A few threads decode side by side; progress is reported by
-    image, and that is where it can be cancelled.
+    ``see`` gives what the network saw of the image of an id, good for so many tile pixels per prepared pixel; the
+    :class:`UnknownName` or :class:`BadImage` that it raises is kept in :attr:`Atlas.missing`. ``size`` is that of a
+    prepared image. A few threads decode side by side; progress is reported by image, and that is where it can be
+    cancelled. Raises :class:`ConvscopeError` for more tiles than fit into one picture.
     """
     side = check_side(side)
     units, ranks = images.shape
@@ -94,25 +92,21 @@ def atlas(
         )
     canvas = np.zeros((units * side, ranks * side, 4), np.uint8)
     missing: dict[int, str] = {}
-    decode = see or (lambda picture, resolution: seen(preprocessing, picture, resolution))
-    size = preprocessing.image_size
+    places = _places(images)
 
     def tiles_of(image: int) -> list[tuple[int, int, Array]]:
-        places = np.argwhere(images == image)
-        asked = [(int(unit), int(rank), _box(boxes[unit, rank])) for unit, rank in places]
+        asked = [(unit, rank, _box(boxes[unit, rank])) for unit, rank in places[image]]
         try:
-            resolution = max(finest(window_of(box, size, mode), side) for _, _, box in asked)
-            picture = decode(find(image), resolution)
+            picture = see(image, max(finest(window_of(box, size, mode), side) for _, _, box in asked))
             return [(unit, rank, picture.cut(box, side, mode)) for unit, rank, box in asked]
         except (BadImage, UnknownName) as error:
             missing[image] = error.what
             return [(unit, rank, missing_tile(side)) for unit, rank, _ in asked]
 
-    wanted = np.unique(images[images >= 0]).tolist()
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="convscope-patches") as pool:
         try:
-            for done, future in enumerate(as_completed([pool.submit(tiles_of, image) for image in wanted])):
-                report(done, len(wanted), "cutting patches")
+            for done, future in enumerate(as_completed([pool.submit(tiles_of, image) for image in places])):
+                report(done, len(places), "cutting patches")
                 for unit, rank, tile in future.result():
                     _place(canvas[unit * side : (unit + 1) * side, rank * side : (rank + 1) * side], tile)
         except BaseException:
@@ -120,6 +114,14 @@ def atlas(
             raise
     longest = float(boxes[images >= 0][..., 2:].max(initial=0)) if mode == "crop" else float(max(size))
     return Atlas(canvas, side, missing, side >= _ENLARGED * max(longest, 1.0))
+
+
+def _places(images: Array) -> dict[int, list[tuple[int, int]]]:
+    """Where each image is asked for, in the order of the ids."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for unit, rank in np.argwhere(images >= 0).tolist():
+        found.setdefault(int(images[unit, rank]), []).append((unit, rank))
+    return dict(sorted(found.items()))
 
 
 def _box(box: Array) -> BoxLike:

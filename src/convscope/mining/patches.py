@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from convscope.errors import BadImage, ConvscopeError
+from convscope.errors import ConvscopeError
 from convscope.images.decoding import decode, size_of
-from convscope.images.origins import ItemOrigin
+from convscope.images.origins import Content, Encoded
 from convscope.images.thumbnails import in_color
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
@@ -105,31 +105,23 @@ def _weights(origin: float, scale: float, size: int, window: tuple[int, int], co
     return _Axis(chosen.astype(np.float32), first, last)
 
 
-def seen(preprocessing: Preprocessing, picture: Image, finest: float = math.inf) -> Seen:
-    """Decode what the network sees of a picture; raises :class:`BadImage`.
+def seen(preprocessing: Preprocessing, content: Content, finest: float = math.inf) -> Seen:
+    """What the network sees of a picture that was read; raises :class:`BadImage`.
 
     ``finest`` is the number of tile pixels per prepared pixel that will be asked for at most: a JPEG much larger than
     that is decoded at a half, a quarter or an eighth of its size, never below twice the tiles' resolution.
     """
-    if isinstance(picture.origin, ItemOrigin):
-        return _of_pixels(preprocessing, picture.pixels(), None)
-    return seen_encoded(preprocessing, picture, picture.encoded(), finest)
-
-
-def seen_encoded(preprocessing: Preprocessing, picture: Image, encoded: bytes, finest: float = math.inf) -> Seen:
-    """:func:`seen` for a picture whose encoded bytes are already in memory."""
-    limits = picture.origin.limits
-    try:
-        height, width = size_of(encoded, limits)
-        at_least = None
-        if math.isfinite(finest):
-            *_, rows, columns = preprocessing.crop_box(height, width)
-            spare = min(rows / preprocessing.image_size[0], columns / preprocessing.image_size[1]) / max(finest, 1e-9)
-            if spare >= 4:
-                at_least = math.ceil(2 * min(height, width) / spare)
-        return _of_pixels(preprocessing, decode(encoded, limits, at_least=at_least), (height, width))
-    except BadImage as error:
-        raise BadImage(error.what, where=error.where or picture.name, next_step=error.next_step) from error
+    if not isinstance(content, Encoded):
+        return _of_pixels(preprocessing, content.pixels(), None)
+    height, width = size_of(content.encoded, content.limits)
+    at_least = None
+    if math.isfinite(finest):
+        *_, rows, columns = preprocessing.crop_box(height, width)
+        spare = min(rows / preprocessing.image_size[0], columns / preprocessing.image_size[1]) / max(finest, 1e-9)
+        if spare >= 4:
+            at_least = math.ceil(2 * min(height, width) / spare)
+    pixels = decode(content.encoded, content.limits, at_least=at_least)
+    return _of_pixels(preprocessing, pixels, (height, width))
 
 
 def _of_pixels(preprocessing: Preprocessing, pixels: Array, original: tuple[int, int] | None) -> Seen:
@@ -173,7 +165,8 @@ def cut(preprocessing: Preprocessing, picture: Image, box: BoxLike, side: int, m
     """
     side = check_side(side)
     window = window_of(box, preprocessing.image_size, mode)
-    return seen(preprocessing, picture, finest(window, side)).cut(box, side, mode)
+    with picture.named():
+        return seen(preprocessing, picture.read(), finest(window, side)).cut(box, side, mode)
 
 
 def check_side(side: int) -> int:
@@ -273,7 +266,6 @@ __all__ = [
     "finest",
     "missing_tile",
     "seen",
-    "seen_encoded",
     "tile_size",
     "window_of",
 ]

@@ -89,7 +89,7 @@ def test_a_cut_is_what_its_definition_says(box, side, shape, mode, resize):
     window = window_of(box, (32, 24), mode)
     height, width = tile_size(window, side)
     expected = slow_sample(source, origin, scale, (32, 24), window, height, width)
-    found = seen(preprocessing, picture(original)).cut(box, side, mode)
+    found = seen(preprocessing, picture(original).read()).cut(box, side, mode)
     assert found.shape == (height, width, 3)
     if mode == "crop":
         # A tile pixel whose center lies on a border between two pixels may go either way.
@@ -190,7 +190,7 @@ def test_a_jpeg_decoded_at_a_fraction_shows_the_same_region(shape):
     pixels = np.stack([rows * 255 / shape[0], columns * 255 / shape[1], rows * 0 + 30], axis=2).astype(np.uint8)
     preprocessing = Preprocessing(64)
     file = picture(pixels, "JPEG", quality=95)
-    full, reduced = seen(preprocessing, file), seen(preprocessing, file, finest=16 / 40)
+    full, reduced = (seen(preprocessing, file.read(), finest) for finest in (math.inf, 16 / 40))
     assert reduced.pixels.shape[0] < full.pixels.shape[0]
     box = (-7, 11, 40, 40)
     difference = full.cut(box, 16).astype(int) - reduced.cut(box, 16)
@@ -246,24 +246,25 @@ def test_a_tile_has_a_sensible_size(side):
 class Shelf:
     """Pictures by id; counts how often each is taken."""
 
-    def __init__(self, count):
+    def __init__(self, count, size=16):
+        self.preprocessing = Preprocessing(size)
         self.pictures = [picture(noise(20, 20, seed=number)) for number in range(count)]
         self.taken = []
 
-    def __call__(self, image):
+    def __call__(self, image, finest):
         self.taken.append(image)
         if image == 7:
             raise UnknownName("it isn't where it was")
         if image == 8:
             raise BadImage("damaged")
-        return self.pictures[image]
+        return seen(self.preprocessing, self.pictures[image].read(), finest)
 
 
 def test_an_atlas_is_its_tiles_and_decodes_each_image_once():
-    preprocessing, shelf = Preprocessing(16), Shelf(3)
+    shelf = Shelf(3)
     images = np.array([[0, 1, 0], [2, -1, 1]])
     places = np.array([[[0, 0, 5, 5], [-2, 3, 5, 5], [4, 4, 5, 5]], [[11, 11, 5, 5], [0, 0, 0, 0], [1, 1, 5, 10]]])
-    made = atlas(preprocessing, images, places, shelf, 20)
+    made = atlas(images, places, 20, see=shelf, size=(16, 16))
     assert sorted(shelf.taken) == [0, 1, 2]
     assert made.pixels.shape == (40, 60, 4)
     for unit, rank in product(range(2), range(3)):
@@ -272,14 +273,14 @@ def test_an_atlas_is_its_tiles_and_decodes_each_image_once():
             assert (tile == 0).all()
             continue
         box = tuple(int(each) for each in places[unit, rank])
-        expected = cut(preprocessing, shelf.pictures[images[unit, rank]], box, 20)
+        expected = cut(shelf.preprocessing, shelf.pictures[images[unit, rank]], box, 20)
         shown = tile[tile[:, :, 3] == 255][:, :3]
         assert np.array_equal(shown.reshape(expected.shape), expected)
     assert (made.tile(1, 2)[:5] == 0).all(), "a tile that isn't square lies in the middle, with nothing around it"
 
 
 def test_an_image_that_is_missing_is_crossed_out_and_named():
-    made = atlas(Preprocessing(16), np.array([[0, 7, 8]]), np.full((1, 3, 4), 4), Shelf(1), 12)
+    made = atlas(np.array([[0, 7, 8]]), np.full((1, 3, 4), 4), 12, see=Shelf(1), size=(16, 16))
     assert made.missing == {7: "it isn't where it was", 8: "damaged"}
     for rank in (1, 2):
         assert np.array_equal(made.tile(0, rank)[:, :, :3], missing_tile(12))
@@ -288,7 +289,7 @@ def test_an_image_that_is_missing_is_crossed_out_and_named():
 
 def test_an_atlas_comes_back_from_its_bytes():
     for side, exact in ((4, False), (24, True)):  # enlarged pixels are kept without loss
-        made = atlas(Preprocessing(16), np.array([[0, 1]]), np.full((1, 2, 4), 6), Shelf(2), side)
+        made = atlas(np.array([[0, 1]]), np.full((1, 2, 4), 6), side, see=Shelf(2), size=(16, 16))
         back = np.asarray(Pillow.open(io.BytesIO(made.encode())).convert("RGB"))
         assert back.shape == (side, 2 * side, 3)
         assert np.array_equal(back, made.pixels[:, :, :3]) or not exact
@@ -298,12 +299,12 @@ def test_an_atlas_can_be_cancelled():
     cancel = threading.Event()
     cancel.set()
     with watch(lambda _: None, cancel), pytest.raises(Cancelled):
-        atlas(Preprocessing(16), np.zeros((1, 1), int), np.full((1, 1, 4), 4), Shelf(1), 8)
+        atlas(np.zeros((1, 1), int), np.full((1, 1, 4), 4), 8, see=Shelf(1), size=(16, 16))
 
 
 def test_a_picture_that_no_page_could_hold_is_refused():
     with pytest.raises(ConvscopeError, match="too large"):
-        atlas(Preprocessing(16), np.zeros((400, 9), int), np.zeros((400, 9, 4), int), Shelf(1), 48)
+        atlas(np.zeros((400, 9), int), np.zeros((400, 9, 4), int), 48, see=Shelf(1), size=(16, 16))
 
 
 def test_boxes_of_many_neurons_are_those_of_each():
