@@ -232,7 +232,8 @@ class Network:
 
     def prepare(self, picture: Picture | Array) -> Tensor:
         """One picture, or pixels ``[row, column, channel]``, as float32 ``[1, channel, row, column]``."""
-        pixels = picture.pixels() if isinstance(picture, Picture) else picture
+        # Not asked the other way around: Python 3.11 tells a Picture by evaluating its fingerprint, which reads it.
+        pixels = picture if isinstance(picture, np.ndarray) else picture.pixels()
         return self.preprocessing.prepare(pixels).unsqueeze(0)
 
     def unprepare(self, prepared: Tensor) -> Array:

@@ -98,10 +98,11 @@ class Preprocessing:
         array has to bring just as many. Raises :class:`BadImage`.
         """
         picture = self._with_channels(_check_pixels(pixels))
-        resized = self._resize(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None])[0]
+        resized = self._resize(_image_of(picture))[0].contiguous()
         divisor = 255.0 if resized.dtype == torch.uint8 else 1.0
-        scaled = resized.to(torch.float32) * (self.scale / divisor)
-        return ((scaled - self._column(self.mean)) / self._column(self.std)).contiguous()
+        # Changed in place: half the time of an expression that makes a new array at each step.
+        prepared = torch.empty(resized.shape, dtype=torch.float32).copy_(resized)
+        return prepared.mul_(self.scale / divisor).sub_(self._column(self.mean)).div_(self._column(self.std))
 
     def match_channels(self, pixels: Array) -> Array:
         """A picture with as many channels as the network takes, otherwise as it is; raises :class:`BadImage`.
@@ -210,6 +211,18 @@ def over_white(color: Array, alpha: Array) -> Array:
         return color * alpha + (1.0 - alpha)
     weight = alpha.astype(np.uint32)
     return ((color * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
+
+
+def _image_of(picture: Array) -> torch.Tensor:
+    """``[1, channel, row, column]`` over the same memory.
+
+    As strides go, a batch of one can be laid out in two ways. torch resizes colors twice as fast when it can see that
+    the channels come last, to the same values; of other arrays it makes planes first, so they stay as they were.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(picture))
+    if pixels.dtype == torch.uint8 and pixels.shape[2] == 3:
+        return pixels[None].permute(0, 3, 1, 2)
+    return pixels.permute(2, 0, 1)[None]
 
 
 def _luminance(color: Array) -> Array:

@@ -37,6 +37,31 @@ def test_equals_torchvisions_transforms(size: tuple[int, int], interpolation: st
     assert (ours - oracle(Pillow.fromarray(picture))).abs().max() <= 2.01 * one_level
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    wanted=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    channels=st.sampled_from([1, 3, 4, 6]),
+    floating=st.booleans(),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "nearest"]),
+)
+def test_to_the_bit_what_the_formula_gives_plane_by_plane(
+    size: tuple[int, int], wanted: tuple[int, int], channels: int, floating: bool, interpolation: str
+) -> None:
+    pixels = noise(*size, channels)
+    picture = (pixels / 255).astype(np.float32) if floating else pixels
+    numbers = {"mean": tuple(0.1 * c for c in range(channels)), "std": tuple(0.2 + 0.1 * c for c in range(channels))}
+    preprocessing = Preprocessing(wanted, channels, interpolation=interpolation, **numbers)
+    kept = picture.copy()
+    prepared = preprocessing.prepare(picture)
+    assert np.array_equal(kept, picture)
+    mean, std = (torch.tensor(numbers[name])[:, None, None] for name in ("mean", "std"))
+    planes = preprocessing._resize(torch.from_numpy(picture.transpose(2, 0, 1).copy())[None])[0]
+    scaled = planes.to(torch.float32) * (1.0 if floating else 1.0 / 255)
+    assert torch.equal(prepared, (scaled - mean) / std)
+    assert prepared.is_contiguous()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(1, 40),
