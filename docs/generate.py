@@ -28,7 +28,7 @@ TARGETS = {
 def built_in_methods() -> list[dict[str, Any]]:
     """What the registry says about each method of convscope itself, in alphabetical order."""
     entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    return [describe(entry.load()) for entry in entries if entry.value.startswith("convscope.methods.")]
+    return [describe(entry.load()) for entry in entries if entry.value.startswith("convscope.")]
 
 
 def bibliography() -> dict[str, str]:

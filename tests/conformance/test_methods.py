@@ -7,6 +7,7 @@ network "edges", whose kernels are the two Sobel operators.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from convscope.methods.base import describe, method_class, method_names
+from convscope.mining.mine import mine
 from convscope.testing import LAWS, TINY_NETWORKS, check_method, targets, tiny_network
 from convscope.testing.laws import Subject, accepts
 
@@ -80,12 +82,28 @@ def _predictions(network: Network) -> None:
     assert view.meta["contribution_layer"] == "relu"
 
 
+def _top_patches(network: Network) -> None:
+    # The kernels' maps of value = row are 8 and 0 everywhere, those of an 8th of it 1 and 0. Of equal places the first
+    # counts, and each sees 3 × 3 pixels.
+    ramps = [ramp()[0] / 16, ramp()[0] / 8, ramp()[0] * 0]
+    with TemporaryDirectory() as folder:
+        mine(network, ramps, layers="convolution", k=2, study=folder, executor="serial")
+        view = network.view("top_patches", "convolution", study=folder)
+    assert view["image"].tolist() == [[1, 0], [0, 1]]
+    assert view["value"].tolist() == [[1, 0.5], [0, 0]]
+    assert view["bottom_image"].tolist() == [[2, 0], [0, 1]]
+    assert view["box"][0, 0].tolist() == [0, 0, 3, 3]
+    assert view["zero_fraction"].tolist() == [pytest.approx(1 / 3), 1]
+    assert view["mean"].tolist() == [pytest.approx(0.5, abs=1e-5), 0]
+
+
 @dataclass(frozen=True)
 class Row:
-    """What conformance knows of one method."""
+    """What conformance knows of one method; ``mined``: it is read from a study, which is made first."""
 
     answer: Callable[[Network], None]
     parameters: list[dict[str, Any]] = field(default_factory=lambda: [{}])
+    mined: bool = False
 
 
 ROWS = {
@@ -98,6 +116,7 @@ ROWS = {
     "activation_gradients": Row(_activation_gradients, [{}, {"objective": "score:1"}]),
     "convolution": Row(_convolution),
     "predictions": Row(_predictions, [{}, {"top": 2, "explain_class": 1}]),
+    "top_patches": Row(_top_patches, [{}, {"ranks": 1}], mined=True),
 }
 VARIANTS = [(name, parameters) for name, row in ROWS.items() for parameters in row.parameters]
 
@@ -113,9 +132,13 @@ def test_the_answer_in_closed_form(name):
 
 @pytest.mark.parametrize("tiny", TINY_NETWORKS.values(), ids=lambda tiny: tiny.name)
 @pytest.mark.parametrize(("name", "parameters"), VARIANTS, ids=[f"{name}{values or ''}" for name, values in VARIANTS])
-def test_every_law_on_every_tiny_network(name, parameters, tiny):
-    method = method_class(name).make(parameters)
+def test_every_law_on_every_tiny_network(name, parameters, tiny, tmp_path):
     network = tiny.network()
+    given = dict(parameters)
+    if ROWS[name].mined:
+        mine(network, list(tiny.images(3).sigmoid()), layers="*", study=tmp_path, executor="serial")
+        given["study"] = str(tmp_path)
+    method = method_class(name).make(given)
     looked_at = list(targets(method, network))
     answered = 0
     for target in looked_at if parameters == ROWS[name].parameters[0] else looked_at[:6]:

@@ -114,6 +114,8 @@ class Method(ABC):
     needs: ClassVar[tuple[Need, ...]] = ()
     formula: ClassVar[str] = ""
     caveat: ClassVar[str] = ""
+    # Whether a store should keep its Views: not where they are only read off what the store holds already.
+    kept: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for declared in self.parameters():

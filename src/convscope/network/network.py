@@ -350,7 +350,7 @@ class Network:
         if found.address not in self._table.footprints:
             raise Refused(f"{found.address} has no receptive field: {found.opaque}", next_step="choose another layer")
         parts, _ = self._table.footprints[found.address]
-        places = (torch.from_numpy(np.ascontiguousarray(each, np.int64)) for each in (channel, row, column))
+        places = (torch.from_numpy(np.array(each, np.int64)) for each in (channel, row, column))
         boxes: Array = boxes_of(parts, *places).numpy()
         return boxes
 
