@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convscope.mining.exact import BITS, EMPTY, SQUARE_BITS, bins, hashed, on_grid
 from convscope.mining.ranks import Ranks, pack
-from convscope.mining.reduce import Reduced, Wanted
+from convscope.mining.reduce import Reduced  # noqa: TC001 - types are checked in tests
 from convscope.mining.settings import COVARIANCE_UNITS
 from convscope.mining.state import Counts, Histogram, LayerState, Sample
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
@@ -57,24 +57,19 @@ class Accumulator:
         self._exponent = torch.from_numpy(grid.exponent).to(device)
         self._square_exponent = torch.from_numpy(grid.square_exponent).to(device)
         units = layer.units
-        whole = {"dtype": torch.int64, "device": device}
-        rows = max(BLOCK, settings.batch_size) + settings.batch_size
-        self._real = torch.zeros(4, rows, units, device=device)  # maximum, minimum, mean, mean square
-        self._place = torch.zeros(2, rows, units, **whole)  # type: ignore[call-overload]
-        self._zeros = torch.zeros(rows, units, **whole)  # type: ignore[call-overload]
-        self._key = torch.full((2, units, settings.k), EMPTY, **whole)  # type: ignore[call-overload]
-        self._position = torch.zeros(2, units, settings.k, **whole)  # type: ignore[call-overload]
-        self._sums = torch.zeros(6, units, **whole)  # type: ignore[call-overload]
+        rows = BLOCK + settings.batch_size
+        self._real = torch.empty(4, rows, units, device=device)  # maximum, minimum, mean, mean square
+        self._place = torch.empty(2, rows, units, dtype=torch.int32, device=device)
+        self._zeros = torch.empty(rows, units, dtype=torch.int32, device=device)
+        self._key = torch.full((2, units, settings.k), EMPTY, dtype=torch.int64, device=device)
+        self._position = torch.zeros(2, units, settings.k, dtype=torch.int32, device=device)
+        self._sums = torch.zeros(6, units, dtype=torch.int64, device=device)
         self._keeps_products = units <= COVARIANCE_UNITS
         self._product = torch.zeros(
             (units, units) if self._keeps_products else (0, 0), dtype=torch.float64, device=device
         )
         self._maxima = Histogram(0, np.zeros((units, 0), np.int64))
         self._sampled: list[tuple[Array, Array, Array]] = []
-
-    def wanted(self, everywhere: Tensor) -> Wanted:
-        """What :func:`reduce_output` should look for."""
-        return Wanted(self.floor.top, self.floor.bottom, everywhere)
 
     def put(self, reduced: Reduced, start: int) -> None:
         """Write a batch's numbers at ``start`` of the block; they count once the block is closed over them."""
@@ -91,9 +86,9 @@ class Accumulator:
         count = len(images)
         maximum, minimum, mean, mean_square = (each[:count] for each in self._real)
         finite = maximum.isfinite() & minimum.isfinite()
-        identity = torch.from_numpy(images).to(maximum.device)[:, None]
-        for which, values in enumerate((maximum, minimum)):
-            self._rank(which, values, identity, finite & (self._place[which, :count] >= 0))
+        identity = torch.from_numpy(images).to(maximum.device)
+        self._rank(0, maximum, identity, finite & (maximum >= self.floor.top))
+        self._rank(1, minimum, identity, finite & (minimum <= self.floor.bottom))
         self.floor.raise_to(self._key, keep=False)
         self._add(maximum, mean, mean_square, finite, self._zeros[:count])
         self._maxima = self._maxima.merge(_histogram(maximum, finite))
@@ -101,21 +96,30 @@ class Accumulator:
             chosen = torch.from_numpy(np.flatnonzero(sampled)).to(maximum.device)
             value = maximum[chosen].where(finite[chosen], torch.nan)
             self._sampled.append(
-                (images[sampled], value.cpu().numpy().T, self._place[0, :count][chosen].cpu().numpy().T)
+                (
+                    images[sampled],
+                    value.cpu().numpy().T,
+                    self._place[0, :count][chosen].cpu().numpy().astype(np.int64).T,
+                )
             )
 
     def _rank(self, which: int, values: Tensor, identity: Tensor, candidate: Tensor) -> None:
-        units = candidate.any(0).nonzero().squeeze(1)
-        if not len(units):
+        """Rank the candidates [image, unit], set out in as many columns as the unit with most of them needs."""
+        unit, image = candidate.T.nonzero(as_tuple=True)
+        if not len(unit):
             return
-        # Not finite values are no candidates; 0 stands for them, because infinity minus nothing packs all the same.
-        keys = pack(values.nan_to_num(0.0, 0.0, 0.0)[:, units], identity, descending=which == 0)
-        keys = keys.masked_fill(~candidate[:, units], EMPTY).T
-        both = torch.cat([self._key[which, units], keys], 1)
-        places = torch.cat([self._position[which, units], self._place[which, : len(values)][:, units].T], 1)
-        best, order = both.topk(self._settings.k, dim=1, largest=False, sorted=True)
-        self._key[which, units] = best
-        self._position[which, units] = places.gather(1, order)
+        counts = torch.bincount(unit, minlength=self.layer.units)
+        column = torch.arange(len(unit), device=unit.device) - (counts.cumsum(0) - counts)[unit]
+        held, row = torch.unique_consecutive(unit, return_inverse=True)
+        k, width = self._settings.k, int(counts.max())
+        key = torch.full((len(held), k + width), EMPTY, dtype=torch.int64, device=unit.device)
+        place = torch.zeros(len(held), k + width, dtype=torch.int32, device=unit.device)
+        key[:, :k], place[:, :k] = self._key[which, held], self._position[which, held]
+        key[row, k + column] = pack(values[image, unit], identity[image], descending=which == 0)
+        place[row, k + column] = self._place[which][image, unit]
+        best, order = key.topk(k, dim=1, largest=False, sorted=True)
+        self._key[which, held] = best
+        self._position[which, held] = place.gather(1, order)
 
     def _add(self, maximum: Tensor, mean: Tensor, mean_square: Tensor, finite: Tensor, zeros: Tensor) -> None:
         pooled, clipped = on_grid(mean.masked_fill(~finite, 0.0), self._exponent, BITS)
@@ -131,7 +135,7 @@ class Accumulator:
         """The shard's state of this layer. Nothing can be added after it."""
         self.floor.raise_to(self._key, keep=True)
         units, k = self.layer.units, self._settings.k
-        key, position = self._key.cpu().numpy(), self._position.cpu().numpy()
+        key, position = self._key.cpu().numpy(), self._position.cpu().numpy().astype(np.int64)
         total, square, zeros, not_finite, positive, clipped = (each.cpu().numpy().copy() for each in self._sums)
         upper = np.triu_indices(units) if self._keeps_products else None
         product = self._product.cpu().numpy()[upper] if upper is not None else np.zeros(0)

@@ -103,7 +103,8 @@ def _run(study: Study, work: Work, executor: Executor) -> Study:
     with ThreadPoolExecutor(1, thread_name_prefix="convscope-write") as writer:
         writing: Future[None] | None = None
         try:
-            with closing(executor.run(work, pending, counter.add)) as results:
+            results = executor.run(work, pending, counter.add)
+            with closing(results):  # type: ignore[type-var]
                 for result in results:
                     if result.shard.index in ledger:
                         continue

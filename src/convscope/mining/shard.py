@@ -293,15 +293,14 @@ class _Pass:
         images = torch.zeros(self.miner.batch_size, *batch[0][1].shape)
         for place, (_, prepared) in enumerate(batch):
             images[place] = prepared
-        everywhere = torch.from_numpy(self.miner._sample[identities]).to(network.device)
         stride = self.miner.work.settings.zero_stride
-        count_zeros = torch.from_numpy(np.flatnonzero(identities % stride == 0)).to(network.device)
+        count_zeros = np.flatnonzero(identities % stride == 0).tolist()
         start, count = len(self.block), len(batch)
 
         def consume(address: str, output: Tensor) -> None:
             accumulator = self.accumulators[address]
             units = accumulator.layer.to_units(output)[:count]
-            accumulator.put(reduce_output(units, accumulator.wanted(everywhere), count_zeros), start)
+            accumulator.put(reduce_output(units, count_zeros), start)
 
         with network.trace(self.accumulators, consume=consume) as trace:
             output = trace.run(images.to(network.device, network.dtype), stop=self.miner._stop)
