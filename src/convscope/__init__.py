@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from convscope.network.unit import Unit
     from convscope.store import Store
     from convscope.trace import Trace
+    from convscope.training.monitor import Monitor
     from convscope.view import View
 
 _HOME = {
     "ConvscopeError": "convscope.errors",
     "ImageSet": "convscope.images",
     "Method": "convscope.methods.base",
+    "Monitor": "convscope.training.monitor",
     "Network": "convscope.network.network",
     "Store": "convscope.store",
     "Trace": "convscope.trace",
@@ -38,6 +40,7 @@ __all__ = [
     "ConvscopeError",
     "ImageSet",
     "Method",
+    "Monitor",
     "Network",
     "Store",
     "Trace",

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convscope.training.ledger import Event
+    from convscope.training.monitor import Monitor
     from convscope.training.run import Run
+    from convscope.training.schedule import At, Every, Logarithmic
 
-_HOME = {"Event": "convscope.training.ledger", "Run": "convscope.training.run"}
+_HOME = {
+    "At": "convscope.training.schedule",
+    "Event": "convscope.training.ledger",
+    "Every": "convscope.training.schedule",
+    "Logarithmic": "convscope.training.schedule",
+    "Monitor": "convscope.training.monitor",
+    "Run": "convscope.training.run",
+}
 
-__all__ = ["Event", "Run"]
+__all__ = ["At", "Event", "Every", "Logarithmic", "Monitor", "Run"]
 
 
 def __getattr__(name: str) -> Any:
