@@ -5,55 +5,50 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 
 from convscope._version import __version__
-from convscope.errors import BadImage, Cancelled, ConvscopeError
+from convscope.errors import BadImage, ConvscopeError
 from convscope.server import answers, schema
+from convscope.server.answering import (
+    BLOB,
+    ERRORS,
+    CarefulRoute,
+    ImageId,
+    JobHeader,
+    binary,
+    has,
+    picture,
+    revalidate,
+    session_of,
+    typed,
+    unchanged,
+    while_connected,
+)
 from convscope.server.bundle import MISSING, Bundle
 from convscope.server.guard import Guard, allowed_hosts
-from convscope.server.pictures import DOWNLOADS, make_download, make_prepared, make_thumbnail, picture_type
+from convscope.server.pictures import DOWNLOADS, make_download, make_prepared, make_thumbnail
 from convscope.server.query import file_name, image_ids, method_parameters, shown_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-
-    from pydantic import BaseModel
+    from collections.abc import AsyncIterator, Iterable
 
     from convscope.server.session import Session
 
-_Result = TypeVar("_Result")
-
 KEEP_ALIVE_SECONDS = 15.0
-BLOB = "application/octet-stream"
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": schema.ErrorAnswer},
-    "5XX": {"model": schema.ErrorAnswer},
-}
-
-ImageId = Annotated[int, Path(ge=0, le=999_999_999)]
 JobName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
 MethodName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-JobHeader = Annotated[str | None, Header(alias="x-convscope-job", pattern=r"^[a-z0-9-]{1,64}$")]
 Target = Annotated[str, Query(max_length=300, description="layer, unit or neuron; empty for the whole network")]
 ImageIds = Annotated[str, Query(max_length=4000, description="ids, separated by commas")]
 Download = Annotated[str | None, Query(pattern="^(png|svg|npz|safetensors)$", description="a file to save instead")]
-
-
-def _binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
-    """How OpenAPI says "bytes of one of these types"."""
-    content = {each: {"schema": {"type": "string", "format": "binary"}} for each in media_types}
-    return {200: {"content": content}, 304: {"description": "still the same"}}
 
 
 def create_app(session: Session, *, bundle: Bundle | None = None) -> FastAPI:
@@ -99,62 +94,38 @@ def openapi() -> dict[str, Any]:
     return app.openapi()
 
 
-class _Route(APIRoute):
-    """A route that answers a bug as any other error, so that the page lives on and the connection with it."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def careful(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except (ConvscopeError, HTTPException, RequestValidationError):
-                raise
-            except ClientDisconnect:
-                return answers.explain_known(Cancelled("the client went away"))
-            except Exception as error:
-                return answers.explain_unexpected(error)
-
-        return careful
-
-
-api = APIRouter(prefix="/api", responses=_ERRORS, route_class=_Route)
-page = APIRouter(include_in_schema=False, route_class=_Route)
-
-
-def _session(request: Request) -> Session:
-    found: Session = request.app.state.session
-    return found
+api = APIRouter(prefix="/api", responses=ERRORS, route_class=CarefulRoute)
+page = APIRouter(include_in_schema=False, route_class=CarefulRoute)
 
 
 @api.get("/session", operation_id="getSession", response_model=schema.Session)
 async def get_session(request: Request) -> Response:
     """The network, the images and the methods. Answers when the network is open."""
-    session = _session(request)
+    session = session_of(request)
     opened = await session.opened()
-    return _typed(answers.session_answer(opened, session.methods, session.unavailable))
+    return typed(answers.session_answer(opened, session.methods, session.unavailable))
 
 
 @api.get("/layers", operation_id="getLayers", response_model=schema.Layers)
 async def get_layers(request: Request) -> Response:
     """The layer table."""
-    network = (await _session(request).opened()).network
+    network = (await session_of(request).opened()).network
     etag = f'"layers-{network.fingerprint}"'
-    if _has(request, etag):
-        return _unchanged(etag)
+    if has(request, etag):
+        return unchanged(etag)
     # Thousands of rows are validated and written: not on the event loop.
     content = await asyncio.to_thread(
         lambda: schema.Layers(layers=[answers.layer_answer(layer) for layer in network.layers]).model_dump_json()
     )
-    return Response(content.encode(), media_type="application/json", headers=_revalidate(etag))
+    return Response(content.encode(), media_type="application/json", headers=revalidate(etag))
 
 
 @api.get("/images", operation_id="getImages", response_model=schema.Images)
 async def get_images(request: Request) -> Response:
     """The image set."""
-    opened = await _session(request).opened()
+    opened = await session_of(request).opened()
     # Sizes are read from the files' headers, the first time.
-    return _typed(await asyncio.to_thread(answers.images_answer, opened.images, opened.network))
+    return typed(await asyncio.to_thread(answers.images_answer, opened.images, opened.network))
 
 
 @api.post(
@@ -175,49 +146,49 @@ async def add_image(request: Request, name: Annotated[str, Query(max_length=300)
     if media_type != BLOB and not media_type.startswith("image/"):
         raise BadImage("the body isn't an image", next_step="send the image file's bytes as they are")
     encoded = await request.body()
-    session = _session(request)
+    session = session_of(request)
     image = await session.add_image(encoded, shown_name(name))
     network = (await session.opened()).network
-    return _typed(schema.AddedImage(image=answers.image_answer(image, network)), status=201)
+    return typed(schema.AddedImage(image=answers.image_answer(image, network)), status=201)
 
 
 @api.get(
     "/images/{number}/thumbnail",
     operation_id="getThumbnail",
     response_class=Response,
-    responses=_binary("image/webp", "image/jpeg", "image/png"),
+    responses=binary("image/webp", "image/jpeg", "image/png"),
 )
 async def get_thumbnail(
     request: Request, number: ImageId, side: Annotated[int, Query(ge=16, le=1024)] = 96
 ) -> Response:
     """A small picture of the original."""
-    image = (await _session(request).opened()).images[number]
-    return await _picture(request, f"{image.fingerprint}-{side}", lambda: make_thumbnail(image, side))
+    image = (await session_of(request).opened()).images[number]
+    return await picture(request, f"{image.fingerprint}-{side}", lambda: make_thumbnail(image, side))
 
 
 @api.get(
-    "/images/{number}/prepared", operation_id="getPrepared", response_class=Response, responses=_binary("image/png")
+    "/images/{number}/prepared", operation_id="getPrepared", response_class=Response, responses=binary("image/png")
 )
 async def get_prepared(request: Request, number: ImageId) -> Response:
     """What the network sees of the image."""
-    opened = await _session(request).opened()
+    opened = await session_of(request).opened()
     image = opened.images[number]
     key = f"{image.fingerprint}-{opened.network.fingerprint}"
-    return await _picture(request, key, lambda: make_prepared(opened.network, image))
+    return await picture(request, key, lambda: make_prepared(opened.network, image))
 
 
 @api.get("/receptive-field", operation_id="getReceptiveField", response_model=schema.ReceptiveFieldBox)
 async def get_receptive_field(request: Request, unit: Annotated[str, Query(max_length=300)]) -> Response:
     """What one neuron sees of the prepared image."""
-    work = _session(request).receptive_field(unit, uuid.uuid4().hex)
-    return _typed(answers.box_answer(await _while_connected(request, work)))
+    work = session_of(request).receptive_field(unit, uuid.uuid4().hex)
+    return typed(answers.box_answer(await while_connected(request, work)))
 
 
 @api.get(
     "/views/{method}",
     operation_id="getView",
     response_class=Response,
-    responses=_binary(BLOB, "image/png", "image/svg+xml"),
+    responses=binary(BLOB, "image/png", "image/svg+xml"),
 )
 async def get_view(
     request: Request,
@@ -228,14 +199,14 @@ async def get_view(
     x_convscope_job: JobHeader = None,
 ) -> Response:
     """A View as safetensors bytes. Any other query parameter is a parameter of the method."""
-    session = _session(request)
+    session = session_of(request)
     question = await session.ask(method, target, image_ids(images), method_parameters(request.query_params))
     etag = f'"{question.recipe.key}{"-" + format if format else ""}"'
-    if _has(request, etag):
-        return _unchanged(etag)
+    if has(request, etag):
+        return unchanged(etag)
     job = x_convscope_job or uuid.uuid4().hex
-    blob = await _while_connected(request, session.answer(question, job))
-    headers = {**_revalidate(etag), "x-convscope-job": job}
+    blob = await while_connected(request, session.answer(question, job))
+    headers = {**revalidate(etag), "x-convscope-job": job}
     if format is None:
         return Response(blob, media_type=BLOB, headers=headers)
     content = session.pictures.get(etag)
@@ -253,7 +224,7 @@ async def get_view(
 )
 async def get_events(request: Request) -> StreamingResponse:
     """Server-sent events: what every job has come to. Each event is called ``job``; its data is a JobEvent."""
-    jobs = _session(request).jobs
+    jobs = session_of(request).jobs
     # Asked here, not in the stream, so that one page too many gets an error instead of an empty stream.
     jobs.make_room()
 
@@ -272,7 +243,7 @@ async def get_events(request: Request) -> StreamingResponse:
 @api.delete("/jobs/{name}", operation_id="cancelJob", status_code=204, response_class=Response)
 async def cancel_job(request: Request, name: JobName) -> Response:
     """Cancel what was asked for under this job name. A job that is over, or never was, is cancelled already."""
-    _session(request).jobs.cancel(name)
+    session_of(request).jobs.cancel(name)
     return Response(status_code=204)
 
 
@@ -283,9 +254,9 @@ async def get_page(request: Request) -> Response:
     found = await asyncio.to_thread(bundle.find, "/")
     if found is None:
         return PlainTextResponse(MISSING, 503)
-    if _has(request, found.etag):
-        return _unchanged(found.etag)
-    return HTMLResponse(found.content, headers=_revalidate(found.etag))
+    if has(request, found.etag):
+        return unchanged(found.etag)
+    return HTMLResponse(found.content, headers=revalidate(found.etag))
 
 
 @page.get("/{address:path}")
@@ -298,59 +269,6 @@ async def get_built_file(request: Request, address: str) -> Response:
     # A build names its assets by their content.
     lasting = "private, max-age=31536000, immutable" if address.startswith("assets/") else "private, no-cache"
     return Response(found.content, media_type=found.media_type, headers={"cache-control": lasting, "etag": found.etag})
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
-    """The result of ``work``, which is cancelled when the client goes away."""
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Cancelled("the client went away")
-    finally:
-        for each in (task, leaving):
-            each.cancel()
-            with suppress(asyncio.CancelledError, ConvscopeError):
-                await each
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _picture(request: Request, key: str, make: Callable[[], bytes]) -> Response:
-    """A picture from the session's memory, or made in a thread."""
-    pictures = _session(request).pictures
-    etag = f'"{key}"'
-    if _has(request, etag):
-        return _unchanged(etag)
-    content = pictures.get(key)
-    if content is None:
-        content = pictures.put(key, await asyncio.to_thread(make))
-    # An id never changes its image, so the picture may be kept for the session.
-    headers = {"cache-control": "private, max-age=3600", "etag": etag}
-    return Response(content, media_type=picture_type(content), headers=headers)
-
-
-def _typed(answer: BaseModel, status: int = 200) -> Response:
-    # Already validated when it was made: FastAPI needn't do it again.
-    return Response(answer.model_dump_json().encode(), status, media_type="application/json")
-
-
-def _has(request: Request, etag: str) -> bool:
-    known = request.headers.get("if-none-match", "")
-    return etag in [each.strip().removeprefix("W/") for each in known.split(",")]
-
-
-def _revalidate(etag: str) -> dict[str, str]:
-    return {"etag": etag, "cache-control": "private, no-cache"}
-
-
-def _unchanged(etag: str) -> Response:
-    return Response(status_code=304, headers=_revalidate(etag))
 
 
 _HTTP_ERRORS = {404: "there is nothing at that address", 405: "that address doesn't take this method"}
