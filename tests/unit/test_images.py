@@ -78,18 +78,33 @@ def test_other_formats_are_listed_and_damaged_ones_skipped(folder: Path) -> None
     images = load_images(str(folder))
     assert len(images) == 3
     assert [image.id for image in images] == [0, 1, 2]
-    assert [name for name, _ in images.skipped] == ["b/scan.tiff", "b/half.png", "b/zero.png"]
+    assert [name for name, _ in images.skipped] == ["b/scan.tiff", "b/zero.png", "b/half.png"]
     assert "convert it" in images.skipped[0][1]
 
 
-def test_many_images_are_listed_by_their_headers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convscope.images import loading
+def test_many_images_are_listed_without_being_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convscope.images import folders, origins
 
-    monkeypatch.setattr(loading, "_DECODED_AT_ONCE", 2)
+    opened: list[str] = []
+    real = origins.read_part
+
+    def read_part(path: str, *arguments: Any) -> bytes:
+        opened.append(path)
+        return real(path, *arguments)
+
+    monkeypatch.setattr(origins, "read_part", read_part)
+    monkeypatch.setattr(folders, "CHECKED", 5)
     (folder / "a" / "half.png").write_bytes(png(40, 40)[:-500])
-    (folder / "a" / "no.png").write_bytes(b"no picture")
+    (folder / "a" / "zero.png").write_bytes(b"")
+    with (folder / "b" / "huge.jpg").open("wb") as huge:
+        huge.truncate((256 << 20) + 1)
+    assert [name for name, _ in load_images(folder).skipped] == ["a/zero.png", "b/huge.jpg", "a/half.png"]
+    assert len(opened) == 4
+    monkeypatch.setattr(folders, "CHECKED", 3)
+    opened.clear()
     images = load_images(folder)
-    assert [name for name, _ in images.skipped] == ["a/no.png"]
+    assert opened == []
+    assert [name for name, _ in images.skipped] == ["a/zero.png", "b/huge.jpg"]
     with pytest.raises(BadImage, match=r"damaged.*a/half\.png") as caught:
         images["a/half.png"].pixels()
     assert caught.value.next_step

@@ -113,6 +113,8 @@ class FileOrigin(Origin):
         """The file that was found to be so; raises :class:`BadImage` as :meth:`of` does."""
         if not stat.S_ISREG(facts.st_mode):
             raise BadImage("not a regular file", next_step="give an image file")
+        if not facts.st_size:
+            raise BadImage("the file is empty", next_step="fetch or save it again")
         FILES.check_bytes(facts.st_size)
         return cls(folder, name, facts.st_size, facts.st_mtime_ns)
 
