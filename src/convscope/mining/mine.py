@@ -104,7 +104,7 @@ def _run(study: Study, work: Work, executor: Executor) -> Study:
         writing: Future[None] | None = None
         try:
             results = executor.run(work, pending, counter.add)
-            with closing(results):  # type: ignore[type-var]
+            with closing(results):
                 for result in results:
                     if result.shard.index in ledger:
                         continue
