@@ -22,6 +22,7 @@ from convscope.store import INDEX
 
 if TYPE_CHECKING:
     from convscope.images import Image
+    from convscope.images.origins import Content
     from convscope.store import Store
     from convscope.view import Array, View
 
@@ -59,6 +60,17 @@ class StudyPictures:
                 )
             return self._found
 
+    def take(self, images: ImageSet) -> None:
+        """Find the pictures in this set from now on, if it is of this study's images."""
+        with self._lock:
+            names = self.study.plan.names
+            if self._given is images or len(images) < len(names):
+                return
+            by_name = dict(zip(unique_names(images), images.ids, strict=True))
+            if names[0] in by_name and names[-1] in by_name:
+                self._given = self._found = images
+                self._by_name = by_name
+
     def image(self, number: int) -> Image:
         """The image of a study id; raises :class:`UnknownName` when it isn't in the image set any more."""
         (name,) = self.study.names([number])
@@ -71,16 +83,20 @@ class StudyPictures:
             )
         return images[self._by_name[name]]
 
-    def see(self, number: int, finest: float) -> Seen:
-        """What the network saw of an image; raises :class:`UnknownName` or :class:`BadImage` where it isn't there."""
+    def read(self, number: int) -> Content:
+        """An image, read; raises :class:`UnknownName` or :class:`BadImage` where it isn't there, or isn't the same."""
         image = self.image(number)
         with image.named():
             content = image.read()
             expected = self.study.fingerprint(number)
             if expected and not content.fingerprint().hex().startswith(expected):
-                raise BadImage(
-                    "it isn't the image that was mined: its bytes changed", next_step="mine the images again"
-                )
+                raise BadImage("its bytes changed since it was mined", next_step="mine the images again")
+            return content
+
+    def see(self, number: int, finest: float) -> Seen:
+        """What the network saw of an image; raises as :meth:`read` does."""
+        content = self.read(number)
+        with self.image(number).named():
             return seen(self.preprocessing, content, finest)
 
     def atlas(self, images: Array, boxes: Array, side: int, mode: Mode = "crop") -> Atlas:
@@ -104,9 +120,10 @@ _opened: OrderedDict[str, tuple[int, StudyPictures]] = OrderedDict()
 _opening = threading.Lock()
 
 
-def open_study(place: str) -> StudyPictures:
+def open_study(place: str, images: ImageSet | None = None) -> StudyPictures:
     """A study by its folder; the few that were used last stay open, with what was read of them.
 
+    ``images`` are where its pictures are found from then on, if they are its images: nothing is loaded a second time.
     Raises :class:`Refused` when nothing was mined there.
     """
     index = Path(place, INDEX)
@@ -127,6 +144,8 @@ def open_study(place: str) -> StudyPictures:
         if len(_opened) > _MOST_OPEN:
             _, (_, oldest) = _opened.popitem(last=False)
             oldest.study.store.close()
+    if images is not None:
+        pictures.take(images)
     return pictures
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convscope.view import Recipe
 
 MOST_NAMES = 50_000
+WHICH = ("top", "bottom", "quantile")
 STATISTICS = (
     "mean",
     "variance",
@@ -83,7 +84,7 @@ class TopPatches(Method):
         "gale2020are",
     )
     formula: ClassVar[str] = (
-        "value[u, x] = max over p of a[u, p] on image x;  images ranked by value, one place p each;  box = what u sees at p"
+        "value[u, x] = max over p of a[u, p] on image x;  images ranked by value, one p each;  box = what u sees at p"
     )
     caveat: ClassVar[str] = (
         "These are the extremes of this image set, not the cause: what the patches share need not be what drives the "
@@ -149,11 +150,14 @@ class _Described:
 
     def view(self, target: Target) -> View:
         study, state = self.pictures.study, self.state
-        top = self._ranked("", state.top.value, state.top.image, state.top.position)
-        bottom = self._ranked("bottom_", state.bottom.value, state.bottom.image, state.bottom.position)
-        value, image, position, fraction = quantiles(state, self.ranks)
-        spread = {**self._ranked("quantile_", value, image, position), "quantile": fraction}
-        arrays = {**top, **bottom, **spread, **self._statistics()}
+        found = {which: ranked(self.network, self.layer, state, which, self.ranks) for which in WHICH}
+        arrays: dict[str, Array] = {
+            ("" if which == "top" else f"{which}_") + name: array
+            for which, part in found.items()
+            for name, array in part.items()
+            if name != "fraction"
+        }
+        arrays |= {"quantile": found["quantile"]["fraction"], **self._statistics()}
         classes, names, source = self._classes(arrays["image"])
         counts, edges = state.histogram()
         arrays |= {**classes, "histogram": counts.astype(np.int32)}
@@ -190,16 +194,6 @@ class _Described:
             "image_size": list(self.network.image_size),
         }
         return View("top_patches", arrays, {name: _axes(name) for name in arrays}, meta)
-
-    def _ranked(self, prefix: str, value: Array, image: Array, position: Array) -> dict[str, Array]:
-        value, image, position = (each[:, : self.ranks] for each in (value, image, position))
-        row, column = position // self.state.columns, position % self.state.columns
-        unit = np.broadcast_to(np.arange(len(image))[:, None], image.shape)
-        box = self.network.boxes(self.layer, unit, row, column) * (image >= 0)[:, :, None]
-        whole = {"image": image, "row": row, "column": column, "box": box}
-        return {f"{prefix}value": value.astype(np.float32)} | {
-            f"{prefix}{name}": array.astype(np.int32) for name, array in whole.items()
-        }
 
     def _statistics(self) -> dict[str, Array]:
         found = self.state.statistics()
@@ -257,6 +251,26 @@ class _Described:
         return warnings
 
 
+def ranked(network: Network, layer: str, state: LayerState, which: str, ranks: int = 0) -> dict[str, Array]:
+    """``value``, ``image``, ``row``, ``column`` [unit, rank] and ``box`` [unit, rank, side] of one kind of ranks.
+
+    ``which`` is one of :data:`WHICH`; for "quantile" there is a ``fraction`` too. ``ranks`` 0 is all that were kept.
+    """
+    shown = ranks or state.top.key.shape[1]
+    extra: dict[str, Array] = {}
+    if which == "quantile":
+        value, image, position, fraction = quantiles(state, shown)
+        extra = {"fraction": fraction}
+    else:
+        entries = state.top if which == "top" else state.bottom
+        value, image, position = (each[:, :shown] for each in (entries.value, entries.image, entries.position))
+    row, column = position // state.columns, position % state.columns
+    unit = np.broadcast_to(np.arange(len(image))[:, None], image.shape)
+    box = network.boxes(layer, unit, row, column) * (image >= 0)[:, :, None]
+    whole = {"image": image, "row": row, "column": column, "box": box}
+    return {"value": value.astype(np.float32), **{name: each.astype(np.int32) for name, each in whole.items()}, **extra}
+
+
 def quantiles(state: LayerState, ranks: int) -> tuple[Array, Array, Array, Array]:
     """Value, image, position and fraction [unit, rank] of sample images spread evenly from highest to lowest."""
     value, image = state.sample.value, state.sample.image
@@ -305,4 +319,4 @@ def _axes(name: str) -> tuple[str, ...]:
     return ("unit",) if name in (*STATISTICS, "selectivity") else ("unit", "rank")
 
 
-__all__ = ["STATISTICS", "TopPatches", "quantiles"]
+__all__ = ["STATISTICS", "WHICH", "TopPatches", "quantiles", "ranked"]
