@@ -21,6 +21,7 @@ except ImportError:  # an extra; without it Pillow gives the same pixels, more s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO  # checked when tests run, it would ask bytes in memory for a file name
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".npy")
@@ -59,15 +60,37 @@ FILES = Limits(encoded_bytes=256 << 20, pixels=64_000_000)
 UPLOADS = Limits(encoded_bytes=32 << 20, pixels=25_000_000)
 
 
-def size_of(encoded: bytes, limits: Limits = FILES) -> tuple[int, int]:
-    """(height, width) in pixels, upright, from the header alone; raises :class:`BadImage` as :func:`decode` does."""
-    limits.check_bytes(len(encoded))
-    if encoded.startswith(_NPY):
-        shape = _npy_header(io.BytesIO(encoded), len(encoded), limits)[0]
+def size_of(encoded: bytes | BinaryIO, limits: Limits = FILES) -> tuple[int, int]:
+    """(height, width) in pixels, upright, from the header alone; raises :class:`BadImage` as :func:`decode` does.
+
+    Of a file that is open, little more than the header is read.
+    """
+    stream: BinaryIO = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    limits.check_bytes(size)
+    start = stream.read(len(_NPY))
+    stream.seek(0)
+    if start == _NPY:
+        shape = _npy_header(stream, size, limits)[0]
         return shape[0], shape[1]
-    with _opened(encoded, limits) as picture:
+    with _opened(stream, limits) as picture:
         width, height = picture.size
-        return (width, height) if _orientation(picture) in _TURNED else (height, width)
+        # Asked for what a PNG may say behind its pixels, Pillow decodes them first.
+        plain = picture.format == "PNG" and not _says_more(stream, size)
+        return (height, width) if plain or _orientation(picture) not in _TURNED else (width, height)
+
+
+def _says_more(stream: BinaryIO, size: int) -> bool:
+    """Whether a PNG has a chunk that may hold EXIF or XMP, before or behind its pixels."""
+    place = 8
+    while place + 8 <= size:
+        stream.seek(place)
+        head = stream.read(8)
+        if head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            return True
+        place += 12 + int.from_bytes(head[:4], "big")
+    return False
 
 
 def decode(
@@ -97,7 +120,7 @@ def decode(
         if admit is not None:
             admit(2 * len(encoded))
         return _decode_npy(encoded, limits)
-    with _opened(encoded, limits, admit) as picture:
+    with _opened(io.BytesIO(encoded), limits, admit) as picture:
         if at_least is not None:
             picture.draft(None, (at_least, at_least))
         elif (pixels := _plain_jpeg(encoded, picture)) is not None:
@@ -161,12 +184,13 @@ def check_array(pixels: Array) -> Array:
 
 
 @contextmanager
-def _opened(encoded: bytes, limits: Limits, admit: Callable[[int], None] | None = None) -> Iterator[Pillow.Image]:
+def _opened(stream: BinaryIO, limits: Limits, admit: Callable[[int], None] | None = None) -> Iterator[Pillow.Image]:
     """The picture, with its size checked and nothing decoded; whatever Pillow raises inside becomes a BadImage."""
-    if not encoded:
+    if not stream.read(1):
         raise BadImage("the file is empty", next_step="fetch or save it again")
+    stream.seek(0)
     try:
-        with Pillow.open(io.BytesIO(encoded), formats=FORMATS) as picture:
+        with Pillow.open(stream, formats=FORMATS) as picture:
             limits.check_pixels(picture.height, picture.width)
             if admit is not None:
                 admit(_BYTES_PER_PIXEL * picture.height * picture.width)
@@ -200,7 +224,7 @@ def _decode_npy(encoded: bytes, limits: Limits) -> Array:
     return check_array(flat.reshape(shape, order="F" if fortran else "C"))
 
 
-def _npy_header(stream: io.BytesIO, size: int, limits: Limits) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+def _npy_header(stream: BinaryIO, size: int, limits: Limits) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]

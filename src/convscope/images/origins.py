@@ -12,9 +12,10 @@ import os
 import stat
 import threading
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image as Pillow
@@ -24,7 +25,7 @@ from convscope.images.decoding import FILES, Limits, check_array, decode, pictur
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 class Content(ABC):
@@ -127,9 +128,30 @@ class FileOrigin(Origin):
         """The file's bytes."""
         return read_part(os.path.join(self.folder, self.name), (self.listed_bytes, self.modified))  # noqa: PTH118 - fast
 
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels, upright, from the header; the rest isn't read."""
+        path = os.path.join(self.folder, self.name)  # noqa: PTH118 - fast
+        with opened(path, (self.listed_bytes, self.modified), buffering=4096) as stream:
+            return size_of(stream, self.limits)
+
     def encoded_size(self) -> int:
         """The file's size when it was listed."""
         return self.listed_bytes
+
+
+@contextmanager
+def opened(path: str, listed: tuple[int, int], *, buffering: int = 0) -> Iterator[BinaryIO]:
+    """A regular file, if size and time are still those ``listed``; raises :class:`BadImage` if not, or if it's gone."""
+    try:
+        # Opened without blocking, so that a pipe that took the file's place can't hang us.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb", buffering=buffering) as stream:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode) or (facts.st_size, facts.st_mtime_ns) != listed:
+                raise BadImage("the file changed since it was opened", next_step="open the images again")
+            yield stream
+    except OSError as error:
+        raise BadImage(f"can't be read: {error.strerror}", next_step="open the images again") from error
 
 
 def read_part(path: str, listed: tuple[int, int], start: int = 0, length: int | None = None) -> bytes:
@@ -137,21 +159,13 @@ def read_part(path: str, listed: tuple[int, int], start: int = 0, length: int | 
 
     Raises :class:`BadImage` for a file that is gone, that changed, or that ends before that.
     """
-    try:
-        # Opened without blocking, so that a pipe that took the file's place can't hang us.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb", buffering=0) as stream:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode) or (facts.st_size, facts.st_mtime_ns) != listed:
-                raise BadImage("the file changed since it was opened", next_step="open the images again")
-            length = facts.st_size if length is None else length
-            stream.seek(start)
-            parts, missing = [], length
-            while missing and (part := stream.read(missing)):
-                parts.append(part)
-                missing -= len(part)
-    except OSError as error:
-        raise BadImage(f"can't be read: {error.strerror}", next_step="open the images again") from error
+    with opened(path, listed) as stream:
+        stream.seek(start)
+        missing = listed[0] - start if length is None else length
+        parts = []
+        while missing and (part := stream.read(missing)):
+            parts.append(part)
+            missing -= len(part)
     if missing:
         raise BadImage("the file ends too early", next_step="fetch it again, and open the images again")
     return parts[0] if len(parts) == 1 else b"".join(parts)

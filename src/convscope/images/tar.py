@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from convscope.errors import BadImage, ConvscopeError, UnsafeFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
 _BLOCK = 512
 _LONGEST_NOTE = 1 << 20  # bytes of a header that holds a long name or pax records
