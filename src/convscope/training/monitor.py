@@ -29,6 +29,7 @@ from convscope.training.listener import Listener
 from convscope.training.quantities import FILTERS, HISTOGRAMS, KERNELS, KINDS, MAPS, KernelChoice
 from convscope.training.recorder import Recorder
 from convscope.training.reference import Reference, images_of, plainly
+from convscope.training.run import Run
 from convscope.training.schedule import NEVER, Logarithmic, ScheduleLike, schedule
 from convscope.training.watched import Watchlist
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from convscope.methods.objective import ObjectiveLike
     from convscope.network.network import Network
     from convscope.training.recorder import Part
-    from convscope.training.run import Run
 
 _log = logging.getLogger("convscope")
 
@@ -72,7 +72,6 @@ class Monitor:
     Once the loop runs nothing is raised into it: what fails is logged once, and shown in the run.
 
     >>> import tempfile
-    >>> from convscope.training import Run
     >>> module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 2))
     >>> optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -83,8 +82,8 @@ class Monitor:
     ...             loss.backward()
     ...             optimizer.step()
     ...             monitor.log(loss=loss)
-    ...     run = Run.open(monitor.path)
-    ...     run.steps("filters:0"), run.get(2, "maps:0")["gradient"].shape, len(run.scalars()["loss"][1])
+    ...     with monitor.run as run:
+    ...         run.steps("filters:0"), run.get(2, "maps:0")["gradient"].shape, len(run.scalars()["loss"][1])
     ([0, 1, 2], (1, 2, 3, 3), 3)
     """
 
@@ -162,6 +161,8 @@ class Monitor:
         """The run that is recorded, readable at any time. Refused on processes that don't write (rank 1 and up)."""
         if not self.writes:
             raise ConvscopeError("this process records nothing: rank 0 does", next_step="open the run from its folder")
+        if self._run.closed:
+            self._run = Run.open(self._run.path)
         return self._run
 
     @property

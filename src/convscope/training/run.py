@@ -121,6 +121,7 @@ class Run:
         self._chunk = 0  # the one that is being read or written
         self._tail: list[Write] = []  # its writes
         self._writer: _WritersLock | None = None
+        self.closed = False
 
     # ---- opening -----------------------------------------------------------------------------------------------
 
@@ -197,6 +198,7 @@ class Run:
                 self._writer.release()
                 self._writer = None
             self.store.close()
+            self.closed = True
 
     def __enter__(self) -> Run:
         return self
