@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from convscope.errors import ConvscopeError
 from convscope.mining.shard import Shard, ShardResult
@@ -34,6 +34,7 @@ class Event(NamedTuple):
     reason: str = ""
 
 
+@runtime_checkable
 class Worker(Protocol):
     """A worker as the crew sees it; it has a number, and puts events that carry it into the crew's queue."""
 
@@ -135,8 +136,9 @@ class Crew:
         elif event.kind == "ready":
             member.ready, self._deaths_before_ready = True, 0
         elif event.kind == "progress":
-            member.done += event.images
-            self._progress(event.images)
+            if not member.tasks[0].probe:
+                member.done += event.images
+                self._progress(event.images)
         else:
             return self._finished(member, event.content)
         return None

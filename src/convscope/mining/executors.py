@@ -91,7 +91,7 @@ class ProcessExecutor:
         self, work: Work, shards: Sequence[Shard], progress: Callable[[int], None]
     ) -> Generator[ShardResult, None, None]:
         """Each shard's result, as workers finish. Raises :class:`Refused` for what can't be sent to a process."""
-        _refuse_within_worker()
+        refuse_within_worker()
         parcel = Parcel.pack(work).to_bytes()
         devices = _devices(work, self.workers)
         size = min(len(devices), len(shards))
@@ -119,7 +119,7 @@ class RayExecutor:
         self, work: Work, shards: Sequence[Shard], progress: Callable[[int], None]
     ) -> Generator[ShardResult, None, None]:
         """Each shard's result, as actors finish. Raises :class:`ConvscopeError` where Ray is missing or unreachable."""
-        _refuse_within_worker()
+        refuse_within_worker()
         from convscope.mining.ray_workers import ray_session
 
         parcel = Parcel.pack(work).to_bytes()
@@ -176,7 +176,8 @@ def _checked(workers: int | None) -> int | None:
     return workers
 
 
-def _refuse_within_worker() -> None:
+def refuse_within_worker() -> None:
+    """Raises :class:`Refused` where a worker is about to start workers: it runs its driver's script again."""
     if frames.serving():
         raise Refused(
             "the script that mines was run again by its own worker, which only needs its classes",

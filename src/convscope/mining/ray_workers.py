@@ -76,6 +76,9 @@ def _connected(ray: Any, address: str | None, parcel_bytes: int, cpus: int) -> I
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     folder = tempfile.mkdtemp(prefix="convscope-ray-") if address is None else None
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         try:
             if folder is None:
@@ -93,6 +96,7 @@ def _connected(ray: Any, address: str | None, parcel_bytes: int, cpus: int) -> I
         yield
     finally:
         ray.shutdown()
+        logger.setLevel(level)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
