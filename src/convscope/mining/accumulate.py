@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convscope.mining.exact import BITS, EMPTY, SQUARE_BITS, bins, hashed, on_grid
+from convscope.mining.exact import BITS, EMPTY, SQUARE_BITS, bins, hashed, on_grid, smallest_bin
 from convscope.mining.ranks import Ranks, pack
-from convscope.mining.reduce import Reduced  # noqa: TC001 - types are checked in tests
+from convscope.mining.reduce import Reduced, Wanted
 from convscope.mining.settings import COVARIANCE_UNITS
 from convscope.mining.state import Counts, Histogram, LayerState, Sample
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convscope.mining.settings import Grid, Settings
     from convscope.network.layer import Layer
 
@@ -63,13 +65,18 @@ class Accumulator:
         self._zeros = torch.empty(rows, units, dtype=torch.int32, device=device)
         self._key = torch.full((2, units, settings.k), EMPTY, dtype=torch.int64, device=device)
         self._position = torch.zeros(2, units, settings.k, dtype=torch.int32, device=device)
-        self._sums = torch.zeros(6, units, dtype=torch.int64, device=device)
+        self._sums = torch.zeros(8, units, dtype=torch.int64, device=device)
         self._keeps_products = units <= COVARIANCE_UNITS
         self._product = torch.zeros(
             (units, units) if self._keeps_products else (0, 0), dtype=torch.float64, device=device
         )
+        self._smallest_bin = smallest_bin(grid.exponent)
         self._maxima = Histogram(0, np.zeros((units, 0), np.int64))
         self._sampled: list[tuple[Array, Array, Array]] = []
+
+    def wanted(self, placed: Tensor, spots: Sequence[int]) -> Wanted:
+        """What :func:`reduce_output` should look for."""
+        return Wanted(self.floor.top, self.floor.bottom, placed, spots)
 
     def put(self, reduced: Reduced, start: int) -> None:
         """Write a batch's numbers at ``start`` of the block; they count once the block is closed over them."""
@@ -81,17 +88,18 @@ class Accumulator:
             row[start:stop] = values
         self._zeros[start:stop] = reduced.zeros
 
-    def close_block(self, images: Array, sampled: Array) -> None:
-        """Rank and add up the first ``len(images)`` images of the block; ``sampled`` marks those of the sample."""
+    def close_block(self, images: Array, sampled: Array, spots: Array) -> None:
+        """Rank and add up the block's first ``len(images)`` images; some are of the sample, some are spot images."""
         count = len(images)
         maximum, minimum, mean, mean_square = (each[:count] for each in self._real)
         finite = maximum.isfinite() & minimum.isfinite()
         identity = torch.from_numpy(images).to(maximum.device)
-        self._rank(0, maximum, identity, finite & (maximum >= self.floor.top))
-        self._rank(1, minimum, identity, finite & (minimum <= self.floor.bottom))
+        self._rank(0, maximum, identity, finite & (self._place[0, :count] >= 0))
+        self._rank(1, minimum, identity, finite & (self._place[1, :count] >= 0))
         self.floor.raise_to(self._key, keep=False)
-        self._add(maximum, mean, mean_square, finite, self._zeros[:count])
-        self._maxima = self._maxima.merge(_histogram(maximum, finite))
+        self._add(maximum, mean, finite)
+        self._add_spots(mean, mean_square, finite, torch.from_numpy(np.flatnonzero(spots)).to(maximum.device))
+        self._maxima = self._maxima.merge(_histogram(maximum, finite, self._smallest_bin))
         if sampled.any():
             chosen = torch.from_numpy(np.flatnonzero(sampled)).to(maximum.device)
             value = maximum[chosen].where(finite[chosen], torch.nan)
@@ -121,34 +129,50 @@ class Accumulator:
         self._key[which, held] = best
         self._position[which, held] = place.gather(1, order)
 
-    def _add(self, maximum: Tensor, mean: Tensor, mean_square: Tensor, finite: Tensor, zeros: Tensor) -> None:
+    def _add(self, maximum: Tensor, mean: Tensor, finite: Tensor) -> None:
         pooled, clipped = on_grid(mean.masked_fill(~finite, 0.0), self._exponent, BITS)
-        square, also = on_grid(mean_square.masked_fill(~finite, 0.0), self._square_exponent, SQUARE_BITS)
-        totals = (pooled, square, zeros, ~finite, (maximum > 0) & finite, clipped | also)
-        for row, values in zip(self._sums, totals, strict=True):
+        for row, values in zip(self._sums, (pooled, ~finite, (maximum > 0) & finite, clipped), strict=False):
             row += values.sum(0).long()
         if self._keeps_products:
             # Whole numbers below 2^53 throughout, so this product in float64 is exact.
             self._product.addmm_(pooled.T, pooled)
 
-    def state(self, images: int, zero_images: int) -> LayerState:
+    def _add_spots(self, mean: Tensor, mean_square: Tensor, finite: Tensor, spots: Tensor) -> None:
+        known = finite[spots]
+        pooled, _ = on_grid(mean[spots].masked_fill(~known, 0.0), self._exponent, BITS)
+        square, clipped = on_grid(mean_square[spots].masked_fill(~known, 0.0), self._square_exponent, SQUARE_BITS)
+        totals = (clipped, pooled, square, self._zeros[spots].masked_fill(~known, 0), known)
+        for row, values in zip(self._sums[3:], totals, strict=True):
+            row += values.sum(0).long()
+
+    def state(self, images: int) -> LayerState:
         """The shard's state of this layer. Nothing can be added after it."""
         self.floor.raise_to(self._key, keep=True)
         units, k = self.layer.units, self._settings.k
         key, position = self._key.cpu().numpy(), self._position.cpu().numpy().astype(np.int64)
-        total, square, zeros, not_finite, positive, clipped = (each.cpu().numpy().copy() for each in self._sums)
+        sums = [each.cpu().numpy().copy() for each in self._sums]
+        total, not_finite, positive, clipped, spot_sum, spot_square, spot_zeros, spot_images = sums
         upper = np.triu_indices(units) if self._keeps_products else None
         product = self._product.cpu().numpy()[upper] if upper is not None else np.zeros(0)
         return LayerState(
             rows=self.layer.rows,
             columns=self.layer.columns,
             images=images,
-            zero_images=zero_images,
             top=Ranks(key[0].reshape(units, k), position[0].reshape(units, k), True),
             bottom=Ranks(key[1].reshape(units, k), position[1].reshape(units, k), False),
             sample=self._sample(),
             maxima=self._maxima,
-            counts=Counts(total, square, product.astype(np.int64), zeros, not_finite, positive, clipped),
+            counts=Counts(
+                sum=total,
+                product=product.astype(np.int64),
+                spot_sum=spot_sum,
+                spot_square_sum=spot_square,
+                spot_zeros=spot_zeros,
+                spot_images=spot_images,
+                not_finite=not_finite,
+                positive=positive,
+                clipped=clipped,
+            ),
             exponent=self._grid.exponent,
             square_exponent=self._grid.square_exponent,
             sample_size=self._settings.sample,
@@ -163,9 +187,9 @@ class Accumulator:
         return nothing
 
 
-def _histogram(maximum: Tensor, finite: Tensor) -> Histogram:
+def _histogram(maximum: Tensor, finite: Tensor, smallest: int) -> Histogram:
     """How many of the block's maxima ``[image, unit]`` lie in each bin."""
-    found = bins(maximum.nan_to_num(0.0, 0.0, 0.0))
+    found = bins(maximum.nan_to_num(0.0, 0.0, 0.0), smallest)
     used = found[finite]
     units = maximum.shape[1]
     if not len(used):

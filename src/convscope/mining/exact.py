@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 BITS = 20
 SQUARE_BITS = 40
 EXACT_IMAGES = 1 << 13
-_HEADROOM = 16.0  # how much larger than what was seen first a value may become before it is clipped (and counted)
+_HEADROOM_BITS = 4  # how much larger than what was seen first a value may become before it is clipped (and counted)
+_OCTAVES = 8
 _SMALLEST_SHARE = 64.0  # a unit that was silent at first gets the grid of this share of its layer's largest unit
 
 BINS_PER_OCTAVE = 8
@@ -46,25 +47,36 @@ def from_ordered(codes: Array) -> Array:
     return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
 
 
-def bins(values: Float[Tensor, "*axes"]) -> Int32[Tensor, "*axes"]:
-    """The histogram bin of each value: signed logarithmic bins, eight for each factor of two.
+def smallest_bin(exponent: Array) -> int:
+    """Where the logarithmic bins of a layer begin: at 1/256 of what its largest unit's mean was at first.
 
-    >>> bins(torch.tensor([0.0, 1.0, 1.12, 1.13, 2.0])).tolist()
-    [0, 1016, 1016, 1017, 1024]
+    As the code of a magnitude without its last bits; smaller magnitudes all lie in the bin around 0.
     """
-    return ordered(values) >> _BIN_SHIFT
+    largest = int(exponent.max(initial=-126)) + BITS - _HEADROOM_BITS
+    return max((127 + largest - _OCTAVES) * BINS_PER_OCTAVE, 1)
 
 
-def bin_edges(first: int, count: int) -> Float[np.ndarray, " edge"]:
-    """The ``count + 1`` edges of ``count`` bins from bin ``first`` on; a value on an edge is in the bin above it.
+def bins(values: Float[Tensor, "*axes"], smallest: int) -> Int32[Tensor, "*axes"]:
+    """The histogram bin of each value: logarithmic, eight for each factor of two; negative bins for negative values.
 
-    >>> bin_edges(1016, 3).tolist()
-    [1.0, 1.125, 1.25, 1.375]
+    >>> bins(torch.tensor([0.0, 1.0, 1.12, 1.13, 2.0, -1.13, 1e-9]), smallest=1016).tolist()
+    [0, 1, 1, 2, 9, -2, 0]
     """
-    largest = float(np.finfo(np.float32).max)
-    codes = (np.arange(first, first + count + 1, dtype=np.int64) << _BIN_SHIFT).clip(-(2**31), 2**31 - 1)
-    edges: Array = np.nan_to_num(from_ordered(codes), nan=largest, posinf=largest, neginf=-largest)
-    return edges.astype(np.float64)
+    magnitude = (ordered(values.abs()) >> _BIN_SHIFT) - (smallest - 1)
+    return magnitude.clamp(min=0) * values.sign().int()
+
+
+def bin_edges(first: int, count: int, smallest: int) -> Float[np.ndarray, " edge"]:
+    """The ``count + 1`` edges of ``count`` bins from bin ``first`` on.
+
+    >>> bin_edges(-1, 4, smallest=1016).tolist()
+    [-1.125, -1.0, 1.0, 1.125, 1.25]
+    """
+    lower = np.arange(first, first + count + 1, dtype=np.int64)
+    steps = np.where(lower > 0, lower, 1 - lower) + (smallest - 1)
+    codes = np.minimum(steps << _BIN_SHIFT, 0x7F7FFFFF)
+    edges: Array = np.where(lower > 0, 1.0, -1.0) * from_ordered(codes).astype(np.float64)
+    return edges
 
 
 def exponents(magnitude: Array, bits: int) -> Int[np.ndarray, " unit"]:
@@ -75,7 +87,7 @@ def exponents(magnitude: Array, bits: int) -> Int[np.ndarray, " unit"]:
     """
     finite = np.where(np.isfinite(magnitude), magnitude, 0.0)
     largest = finite.max(initial=0.0) or 1.0
-    wanted = np.maximum(finite, largest / _SMALLEST_SHARE) * _HEADROOM
+    wanted = np.maximum(finite, largest / _SMALLEST_SHARE) * 2.0**_HEADROOM_BITS
     return (np.ceil(np.log2(wanted)).astype(np.int64) - bits).astype(np.int64)
 
 

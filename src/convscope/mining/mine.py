@@ -15,7 +15,7 @@ from convscope.images import ImageSet, load_images
 from convscope.images.reading import read_ahead
 from convscope.mining.exact import BITS, EXACT_IMAGES, SQUARE_BITS, exponents
 from convscope.mining.ranks import LARGEST_IMAGE
-from convscope.mining.settings import ZERO_IMAGES, Grid, Settings, check_k, choose_layers
+from convscope.mining.settings import SPOT_IMAGES, Grid, Settings, check_k, choose_layers
 from convscope.mining.shard import Shard, ShardResult, Work, calibration
 from convscope.mining.study import Plan, Study, check_same, commit, find_plan
 from convscope.progress import report
@@ -73,8 +73,9 @@ def mine(
     ...     found.state("0").top.image.shape
     (2, 2)
     """
-    from convscope.mining.executors import executor_for
+    from convscope.mining.executors import executor_for, refuse_within_worker
 
+    refuse_within_worker()
     pictures = images if isinstance(images, ImageSet) else load_images(images)
     store = study if isinstance(study, Store) else Store.open(study)
     try:
@@ -217,7 +218,7 @@ def _new_settings(
         layer: Grid(exponents(pooled, BITS), exponents(square, SQUARE_BITS))
         for layer, (pooled, square) in measured.items()
     }
-    return Settings(layers=chosen, zero_stride=max(1, len(images) // ZERO_IMAGES), grids=grids, **numbers)
+    return Settings(layers=chosen, spot_stride=max(1, len(images) // SPOT_IMAGES), grids=grids, **numbers)
 
 
 def _first_images(network: Network, images: ImageSet) -> torch.Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from convscope.network.network import Network
 
 SAMPLE = 64
-ZERO_IMAGES = 256
+SPOT_IMAGES = 256
 COVARIANCE_UNITS = 4096
 LARGEST_K = 1000
 
@@ -33,7 +33,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """``k`` ranks of ``layers``; ``sample`` random images; every ``zero_stride``-th image has its zeros counted.
+    """``k`` ranks of ``layers``; ``sample`` random images; every ``spot_stride``-th image is looked at more closely.
 
     ``batch_size`` is the number of images in every forward pass, the last one filled up, and ``threads`` the number of
     torch's threads in it: with others an activation can have other last bits. ``grids`` are measured on the first
@@ -46,7 +46,7 @@ class Settings:
     threads: int = 1
     shard_size: int = 256
     sample: int = SAMPLE
-    zero_stride: int = 1
+    spot_stride: int = 1
     grids: Mapping[str, Grid] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Settings:
         return cls(layers=layers, grids=grids, **{name: int(values[name]) for name in _NUMBERS})
 
 
-_NUMBERS = ("k", "batch_size", "threads", "shard_size", "sample", "zero_stride")
+_NUMBERS = ("k", "batch_size", "threads", "shard_size", "sample", "spot_stride")
 
 
 def choose_layers(network: Network, patterns: Sequence[str] | str | None) -> tuple[str, ...]:
@@ -115,4 +115,4 @@ def check_k(k: int) -> int:
     return k
 
 
-__all__ = ["COVARIANCE_UNITS", "SAMPLE", "ZERO_IMAGES", "Grid", "Settings", "check_k", "choose_layers"]
+__all__ = ["COVARIANCE_UNITS", "SAMPLE", "SPOT_IMAGES", "Grid", "Settings", "check_k", "choose_layers"]

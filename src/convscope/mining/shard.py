@@ -232,9 +232,7 @@ class _Pass:
         good = np.zeros(len(self.shard), bool)
         good[np.array(self.good, int) - self.shard.start] = True
         table = ShardTable(self.fingerprint, self.label, self.predicted, good, tuple(self.labels), tuple(self.skipped))
-        stride = self.miner.work.settings.zero_stride
-        zero_images = sum(identity % stride == 0 for identity in self.good)
-        states = {name: each.state(len(self.good), zero_images) for name, each in self.accumulators.items()}
+        states = {name: each.state(len(self.good)) for name, each in self.accumulators.items()}
         return ShardResult(self.shard, states, table, self.miner.batch_size)
 
     def _prepared(self) -> Iterator[tuple[int, Tensor]]:
@@ -293,14 +291,14 @@ class _Pass:
         images = torch.zeros(self.miner.batch_size, *batch[0][1].shape)
         for place, (_, prepared) in enumerate(batch):
             images[place] = prepared
-        stride = self.miner.work.settings.zero_stride
-        count_zeros = np.flatnonzero(identities % stride == 0).tolist()
+        placed = torch.from_numpy(self.miner._sample[identities]).to(network.device)
+        spots = np.flatnonzero(self._spots(identities)).tolist()
         start, count = len(self.block), len(batch)
 
         def consume(address: str, output: Tensor) -> None:
             accumulator = self.accumulators[address]
             units = accumulator.layer.to_units(output)[:count]
-            accumulator.put(reduce_output(units, count_zeros), start)
+            accumulator.put(reduce_output(units, accumulator.wanted(placed, spots)), start)
 
         with network.trace(self.accumulators, consume=consume) as trace:
             output = trace.run(images.to(network.device, network.dtype), stop=self.miner._stop)
@@ -318,8 +316,13 @@ class _Pass:
             return
         images = np.array(self.block, np.int64)
         for accumulator in self.accumulators.values():
-            accumulator.close_block(images, self.miner._sample[images])
+            accumulator.close_block(images, self.miner._sample[images], self._spots(images))
         self.block = []
+
+    def _spots(self, images: Array) -> Array:
+        """Which images are looked at more closely."""
+        spots: Array = images % self.miner.work.settings.spot_stride == 0
+        return spots
 
 
 @contextmanager

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from math import log, sqrt
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from convscope.errors import ConvscopeError
-from convscope.mining.exact import bin_edges, hashed
+from convscope.mining.exact import bin_edges, hashed, smallest_bin
 from convscope.mining.ranks import Ranks
 from convscope.view import Array, View
 
@@ -52,14 +52,17 @@ class Sample:
 class Counts:
     """What is added up for each unit, all integers: see docs/concepts/top-patches.md for what each one is for.
 
-    ``sum`` and ``square_sum`` are multiples of 2**exponent and 2**square_exponent; ``product`` is the packed upper
-    triangle of the sum of pooled·pooled, in multiples of 2**(exponent + exponent), empty where it isn't kept.
+    ``sum`` and ``spot_sum`` are multiples of 2**exponent, ``spot_square_sum`` of 2**square_exponent; ``product`` is the
+    packed upper triangle of the sum of pooled·pooled, in multiples of 2**(exponent + exponent), empty where it isn't
+    kept. Every n-th image is a spot image: its squares and its zeros cost another pass over the map each.
     """
 
     sum: Array
-    square_sum: Array
     product: Array
-    zero_count: Array  # exact zeros, on the images counted
+    spot_sum: Array  # as sum, on the images looked at closely
+    spot_square_sum: Array
+    spot_zeros: Array  # exact zeros, on the same images
+    spot_images: Array  # how many these are
     not_finite: Array  # images whose map holds NaN or an infinity; they count nowhere else
     positive: Array  # images whose maximum is above 0
     clipped: Array  # images whose contribution to a sum didn't fit on the grid
@@ -73,7 +76,17 @@ class Counts:
         return tuple(getattr(self, name) for name in _COUNTS)
 
 
-_COUNTS = ("sum", "square_sum", "product", "zero_count", "not_finite", "positive", "clipped")
+_COUNTS = (
+    "sum",
+    "product",
+    "spot_sum",
+    "spot_square_sum",
+    "spot_zeros",
+    "spot_images",
+    "not_finite",
+    "positive",
+    "clipped",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +113,12 @@ class Histogram:
 class LayerState:
     """One layer after ``images`` images: ranks, a random sample, a histogram of maxima, and sums, per unit.
 
-    ``exponent`` and ``square_exponent`` [unit] are the study's grids; ``zero_images`` is the number of images whose
-    zeros were counted; ``rows`` and ``columns`` are those of the layer's maps.
+    ``exponent`` and ``square_exponent`` [unit] are the study's grids; ``rows`` and ``columns`` those of the maps.
     """
 
     rows: int
     columns: int
     images: int
-    zero_images: int
     top: Ranks
     bottom: Ranks
     sample: Sample
@@ -132,7 +143,6 @@ class LayerState:
         return replace(
             self,
             images=self.images + other.images,
-            zero_images=self.zero_images + other.zero_images,
             top=self.top.merge(other.top),
             bottom=self.bottom.merge(other.bottom),
             sample=self.sample.merge(other.sample, self.sample_size),
@@ -151,25 +161,27 @@ class LayerState:
     def statistics(self) -> dict[str, Float[np.ndarray, " unit"]]:
         """Per unit, float64; NaN where there was nothing to count.
 
-        ``mean`` and ``variance`` over all images and positions; ``pooled_variance`` of the image means; ``maximum`` and
-        ``minimum`` over all; ``zero_fraction`` of exact zeros with ``zero_bound``, the half width of its 95 % interval
-        (Hoeffding's inequality over the counted images, whose positions may depend on each other in any way);
-        ``positive_fraction`` of images that excite the unit anywhere, with ``positive_bound``, a 95 % upper limit for
-        images like these (:func:`upper_bound`); ``not_finite`` and ``clipped`` images.
+        ``mean`` over all images and positions; ``variance`` over all positions of the ``spot_images``;
+        ``pooled_variance`` of the image means; ``maximum`` and ``minimum`` over all; ``zero_fraction`` of exact zeros
+        with ``zero_bound``, the half width of its 95 % interval (Hoeffding's inequality over the spot images, whose
+        positions may depend on each other in any way); ``positive_fraction`` of images that excite the unit anywhere,
+        with ``positive_bound``, a 95 % upper limit for images like these (:func:`upper_bound`); ``not_finite`` and
+        ``clipped`` images.
         """
         images = np.where(self.counted > 0, self.counted, np.nan).astype(np.float64)
         mean = np.ldexp(self.counts.sum.astype(np.float64), self.exponent) / images
-        square = np.ldexp(self.counts.square_sum.astype(np.float64), self.square_exponent) / images
-        looked = self.zero_images * self.rows * self.columns
-        half = sqrt(log(2.0 / (1.0 - CONFIDENCE)) / (2.0 * self.zero_images)) if self.zero_images else np.nan
+        spots = np.where(self.counts.spot_images > 0, self.counts.spot_images, np.nan).astype(np.float64)
+        spot_mean = np.ldexp(self.counts.spot_sum.astype(np.float64), self.exponent) / spots
+        spot_square = np.ldexp(self.counts.spot_square_sum.astype(np.float64), self.square_exponent) / spots
         return {
             "mean": mean,
-            "variance": np.maximum(square - mean**2, 0.0),
+            "variance": np.maximum(spot_square - spot_mean**2, 0.0),
             "pooled_variance": self._pooled_variance(mean, images),
             "maximum": self.top.value[:, 0].astype(np.float64),
             "minimum": self.bottom.value[:, 0].astype(np.float64),
-            "zero_fraction": self.counts.zero_count / looked if looked else np.full(self.units, np.nan),
-            "zero_bound": np.full(self.units, half),
+            "zero_fraction": self.counts.spot_zeros / (spots * self.rows * self.columns),
+            "zero_bound": np.sqrt(log(2.0 / (1.0 - CONFIDENCE)) / (2.0 * spots)),
+            "spot_images": self.counts.spot_images.astype(np.float64),
             "positive_fraction": self.counts.positive / images,
             "positive_bound": upper_bound(self.counts.positive, self.counted),
             "not_finite": self.counts.not_finite.astype(np.float64),
@@ -200,7 +212,8 @@ class LayerState:
 
     def histogram(self) -> tuple[Int[np.ndarray, "unit bin"], Float[np.ndarray, " edge"]]:
         """How many images have their maximum in each bin, and the bins' edges."""
-        return self.maxima.count, bin_edges(self.maxima.first, self.maxima.count.shape[1])
+        first, width = self.maxima.first, self.maxima.count.shape[1]
+        return self.maxima.count, bin_edges(first, width, smallest_bin(self.exponent))
 
     # ---- on disk -----------------------------------------------------------------------------------------------
 
@@ -232,7 +245,6 @@ class LayerState:
         meta = {
             "caption": f"What every unit responded to, over {self.images:,} images.",
             "images": self.images,
-            "zero_images": self.zero_images,
             "rows": self.rows,
             "columns": self.columns,
             "k": self.top.key.shape[1],
@@ -261,7 +273,6 @@ def _from(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> LayerState:
         rows=int(meta["rows"]),
         columns=int(meta["columns"]),
         images=int(meta["images"]),
-        zero_images=int(meta["zero_images"]),
         top=ranks("top", descending=True),
         bottom=ranks("bottom", descending=False),
         sample=Sample(arrays["sample_image"], arrays["sample_value"], arrays["sample_position"].astype(np.int64)),
