@@ -82,19 +82,23 @@ class _Reader:
 
     def members(self) -> Iterator[Member]:
         """Every file, until the end of the archive."""
-        notes: dict[str, str] = dict(self._for_all)
+        notes: dict[str, str] = {}
+        announced = False
         while (header := self._header()) is not None:
             kind, size = header[156:157], _number(header[124:136])
             if size is None:
                 raise self._damaged("a size that is no number")
             if kind in (_LONG_NAME, _LONG_LINK, _PAX_FOR_ALL, *_PAX):
                 self._note(kind, size, notes)
+                announced = True
                 continue
-            found = self._member(header, kind, size, notes)
-            notes = dict(self._for_all)
+            found = self._member(header, kind, size, self._for_all | notes)
+            notes, announced = {}, False
             if found is not None:
                 self._last = found.name
                 yield found
+        if announced:
+            raise self._damaged("it ends within a header")
         self._look_behind_the_end()
 
     def _header(self) -> bytes | None:
@@ -127,10 +131,7 @@ class _Reader:
         if kind == _LONG_NAME:
             notes["path"] = _text(content.split(b"\0", 1)[0])
         elif kind != _LONG_LINK:
-            found = self._records(content)
-            notes.update(found)
-            if kind == _PAX_FOR_ALL:
-                self._for_all.update(found)
+            (self._for_all if kind == _PAX_FOR_ALL else notes).update(self._records(content))
 
     def _records(self, content: bytes) -> dict[str, str]:
         """Records in pax's way: ``length key=value`` and a line feed, the length counting all of it."""
@@ -141,7 +142,7 @@ class _Reader:
             length = int(digits) if digits.isdigit() else 0
             record = content[place : place + length]
             key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
-            if not equals or record[-1:] != b"\n":
+            if not equals or len(record) != length or record[-1:] != b"\n":
                 raise self._damaged("a header is damaged")
             records[_text(key)] = _text(value)
             place += length

@@ -134,7 +134,7 @@ def _samples(path: str, name: str, skipped: list[tuple[str, str]]) -> tuple[dict
         try:
             for member in members(path):
                 folder, _, base = member.name.rpartition("/")
-                if base.startswith(_HIDDEN) or member.name.startswith(_HIDDEN[1]):
+                if (base.startswith(_HIDDEN) and not base.startswith("..")) or member.name.startswith(_HIDDEN[1]):
                     continue
                 start, _, suffix = base.partition(".")
                 suffix = suffix.lower()
