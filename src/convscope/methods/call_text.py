@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 # The images' place when nobody said it: a tensor, or pictures made in Python.
 _FOLDER = "photos/"
+_STUDY = "study/"
 
 
 @runtime_checkable
@@ -86,6 +87,20 @@ class Written:
         if self.names and self.images and self.ids:
             words += ["--pick", ",".join(map(str, self.ids))]
         return shlex.join(words)
+
+
+def mining_command(spec: str, loaded_with: Mapping[str, Any], images: str, study: str) -> str:
+    """A shell command that mines a network's top patches; empty for a network that came from Python.
+
+    >>> mining_command("torchvision:resnet18", {"weights": "w.pt"}, "photos/", "")
+    'convscope mine torchvision:resnet18 --weights w.pt --images photos/ --study study/'
+    """
+    if not spec:
+        return ""
+    words = ["convscope", "mine", spec]
+    for name, value in loaded_with.items():
+        words += _option({"output": "output_name"}.get(name, name), value)
+    return shlex.join([*words, "--images", images or _FOLDER, "--study", study or _STUDY])
 
 
 def _option(name: str, value: object) -> list[str]:

@@ -73,6 +73,8 @@ class StudyPictures:
 
     def image(self, number: int) -> Image:
         """The image of a study id; raises :class:`UnknownName` when it isn't in the image set any more."""
+        if not 0 <= number < self.study.count:
+            raise UnknownName(f"the study has no image {number}", next_step=f"the ids are 0 to {self.study.count - 1}")
         (name,) = self.study.names([number])
         images = self.images
         if name not in self._by_name:

@@ -10,16 +10,20 @@ from starlette.responses import Response
 
 from convscope._version import __version__
 from convscope.errors import BadImage, Cancelled, ConvscopeError, Refused, UnknownName, UnsafeFile
+from convscope.methods.call_text import mining_command
 from convscope.server import schema
 from convscope.server.guard import TooLarge
 from convscope.server.jobs import Busy
+from convscope.server.study import MINING
 
 if TYPE_CHECKING:
     from convscope import images as images_module
+    from convscope.mining.pictures import StudyPictures
     from convscope.network import layer as layer_module
     from convscope.network import receptive_field
     from convscope.network.network import Network
     from convscope.server.session import Opened
+    from convscope.server.study import Studying
 
 _STATUS: tuple[tuple[type[ConvscopeError], int], ...] = (
     (UnknownName, 404),
@@ -31,6 +35,8 @@ _STATUS: tuple[tuple[type[ConvscopeError], int], ...] = (
     (Busy, 429),
     (ConvscopeError, 400),
 )
+
+MOST_SKIPPED = 1000
 
 _log = logging.getLogger("convscope")
 
@@ -127,6 +133,57 @@ def image_answer(image: images_module.Image, network: Network) -> schema.Image:
     )
 
 
+def study_answer(opened: Opened, studying: Studying) -> schema.Study:
+    """What was mined, and how to mine."""
+    network = opened.network
+    job = MINING if studying.mines else None
+    problem = studying.problem
+    location = opened.images.location
+    found: dict[str, Any] = {"layers": [], "images": 0, "done": 0, "k": 0, "finished": False, "skipped": []}
+    try:
+        pictures = studying.found(network, opened.images)
+    except Refused as error:
+        pictures, problem = None, error
+    if pictures is not None:
+        study = pictures.study
+        location = study.location
+        found = {
+            "layers": list(study.layers),
+            "images": study.count,
+            "done": study.done,
+            "k": study.k,
+            "finished": study.finished,
+            "skipped": study.skipped,
+        }
+    skipped = [schema.Skipped(name=name, reason=reason) for name, reason in found.pop("skipped")]
+    return schema.Study(
+        **found,
+        mined=found["done"] > 0,
+        location=location,
+        skipped=skipped[:MOST_SKIPPED],
+        skipped_count=len(skipped),
+        job=job,
+        can_mine=studying.store.writable and not isinstance(problem, Refused),
+        problem=None if problem is None else _body(problem.what, problem.where, problem.next_step, type(problem)),
+        command=mining_command(network.source, network.loaded_with, location, studying.place),
+    )
+
+
+def study_image_answer(pictures: StudyPictures, number: int) -> schema.StudyImage:
+    """One image of the study."""
+    image = pictures.image(number)
+    height, width = image.size
+    (label,), (predicted,) = pictures.study.class_names([number]), pictures.study.predicted([number])
+    return schema.StudyImage(
+        id=number,
+        name=image.name,
+        width=width,
+        height=height,
+        label_name=label,
+        predicted=None if predicted < 0 else predicted,
+    )
+
+
 def layer_answer(layer: layer_module.Layer) -> schema.Layer:
     """One row of the layer table."""
     size = _kernel_size(layer)
@@ -219,4 +276,6 @@ __all__ = [
     "session_answer",
     "skipped_answer",
     "snake_case",
+    "study_answer",
+    "study_image_answer",
 ]

@@ -34,8 +34,10 @@ from convscope.server.answering import (
 )
 from convscope.server.bundle import MISSING, Bundle
 from convscope.server.guard import Guard, allowed_hosts
+from convscope.server.jobs import JobEvent
 from convscope.server.pictures import DOWNLOADS, make_download, make_prepared, make_thumbnail
 from convscope.server.query import file_name, image_ids, method_parameters, shown_name
+from convscope.server.study_routes import study_api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -75,6 +77,7 @@ def create_app(session: Session, *, bundle: Bundle | None = None) -> FastAPI:
     app.state.session = session
     app.state.bundle = bundle or Bundle()
     app.include_router(api)
+    app.include_router(study_api)
     app.include_router(page)
     _explain_errors(app)
     return app
@@ -91,6 +94,7 @@ def openapi() -> dict[str, Any]:
     """The interface as OpenAPI, without opening anything."""
     app = FastAPI(title="convscope", version=__version__)
     app.include_router(api)
+    app.include_router(study_api)
     return app.openapi()
 
 
@@ -220,10 +224,10 @@ async def get_view(
     "/events",
     operation_id="getEvents",
     response_class=StreamingResponse,
-    responses={200: {"model": schema.JobEvent, "content": {"text/event-stream": {}}}},
+    responses={200: {"model": schema.JobEvent | schema.StudyEvent, "content": {"text/event-stream": {}}}},
 )
 async def get_events(request: Request) -> StreamingResponse:
-    """Server-sent events: what every job has come to. Each event is called ``job``; its data is a JobEvent."""
+    """Server-sent events: ``job``, what a job has come to (a JobEvent), and ``study``, that it grew (a StudyEvent)."""
     jobs = session_of(request).jobs
     # Asked here, not in the stream, so that one page too many gets an error instead of an empty stream.
     jobs.make_room()
@@ -233,7 +237,8 @@ async def get_events(request: Request) -> StreamingResponse:
             yield b": convscope\n\n"
             while (events := await subscription.take(KEEP_ALIVE_SECONDS)) is not None:
                 for event in events:
-                    yield f"event: job\ndata: {json.dumps(asdict(event))}\n\n".encode()
+                    kind = "job" if isinstance(event, JobEvent) else "study"
+                    yield f"event: {kind}\ndata: {json.dumps(asdict(event))}\n\n".encode()
                 if not events:
                     yield b": still here\n\n"
 

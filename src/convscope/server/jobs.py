@@ -46,6 +46,19 @@ class JobEvent:
     seconds_left: float | None = None
 
 
+@dataclass(frozen=True)
+class StudyEvent:
+    """A shard was finished: ``done`` of ``images`` are mined, and what they say can be read."""
+
+    done: int
+    images: int
+    finished: bool
+    id: str = "study"
+
+
+Event = JobEvent | StudyEvent
+
+
 @dataclass(eq=False)
 class _Waiter:
     name: str
@@ -71,15 +84,15 @@ class Subscription:
     """One client's view of all jobs. A slow client misses steps, never the latest state of a job."""
 
     def __init__(self, limit: int = 256) -> None:
-        self._latest: OrderedDict[str, JobEvent] = OrderedDict()
+        self._latest: OrderedDict[tuple[type, str], Event] = OrderedDict()
         self._limit = limit
         self._news = asyncio.Event()
         self._closed = False
 
-    def push(self, event: JobEvent) -> None:
+    def push(self, event: Event) -> None:
         """Keep ``event`` in place of an older one of the same job; beyond the limit the oldest job is forgotten."""
-        self._latest.pop(event.id, None)
-        self._latest[event.id] = event
+        self._latest.pop((type(event), event.id), None)
+        self._latest[type(event), event.id] = event
         if len(self._latest) > self._limit:
             self._latest.popitem(last=False)
         self._news.set()
@@ -89,7 +102,7 @@ class Subscription:
         self._closed = True
         self._news.set()
 
-    async def take(self, timeout: float) -> list[JobEvent] | None:
+    async def take(self, timeout: float) -> list[Event] | None:
         """The events since the last call, oldest first; none of them after ``timeout`` seconds; None at the end."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), timeout)
@@ -180,7 +193,7 @@ class Jobs:
     async def _wait(self, job: _Job, name: str) -> Any:
         waiter = _Waiter(name, asyncio.get_running_loop().create_future())
         job.waiters.append(waiter)
-        self._publish(job.event(name))
+        self.announce(job.event(name))
         try:
             return await waiter.future
         finally:
@@ -193,6 +206,11 @@ class Jobs:
         for job, waiter in found:
             self._dismiss(job, waiter)
         return bool(found)
+
+    @property
+    def followed(self) -> bool:
+        """Whether anybody hears of events."""
+        return bool(self._subscriptions)
 
     def make_room(self) -> None:
         """Raise :class:`Busy` when no further subscription is taken."""
@@ -252,23 +270,24 @@ class Jobs:
                 self._ready.notify_all()
                 self._queue.remove(job)
         progress = job.progress
-        self._publish(JobEvent(waiter.name, "cancelled", progress.done, progress.total, progress.message))
+        self.announce(JobEvent(waiter.name, "cancelled", progress.done, progress.total, progress.message))
 
-    def _publish(self, event: JobEvent) -> None:
+    def announce(self, event: Event) -> None:
+        """Tell every subscriber."""
         for subscription in self._subscriptions:
             subscription.push(event)
 
     def _update(self, job: _Job, progress: Progress) -> None:
         job.state, job.progress = "running", progress
         for waiter in job.waiters:
-            self._publish(job.event(waiter.name))
+            self.announce(job.event(waiter.name))
 
     def _finish(self, job: _Job, result: Any, error: Exception | None) -> None:
         if self._open.get(job.key) is job:
             del self._open[job.key]
         job.state = "done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"
         for waiter in job.waiters:
-            self._publish(job.event(waiter.name))
+            self.announce(job.event(waiter.name))
             if waiter.future.done():
                 continue
             if error is None:
@@ -340,4 +359,4 @@ class Jobs:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-__all__ = ["Busy", "JobEvent", "Jobs", "State", "Subscription"]
+__all__ = ["Busy", "Event", "JobEvent", "Jobs", "State", "StudyEvent", "Subscription"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Model(BaseModel):
@@ -207,3 +207,63 @@ class JobEvent(_Model):
     total: int
     message: str
     seconds_left: float | None
+
+
+class Study(_Model):
+    """What was mined into this session's store.
+
+    ``mined`` says whether there is anything to show; ``done`` of ``images`` are in finished shards. ``skipped`` lists
+    the first of ``skipped_count`` images that couldn't be used. ``job`` is the mining job under way, ``problem`` why
+    the last one ended early, ``command`` what mines from a shell.
+    """
+
+    mined: bool
+    finished: bool
+    layers: list[str]
+    images: int
+    done: int
+    k: int
+    location: str
+    skipped: list[Skipped]
+    skipped_count: int
+    job: str | None
+    can_mine: bool
+    problem: ErrorBody | None
+    command: str
+
+
+class Mine(_Model):
+    """What to mine: ``layers`` are addresses or globs, none of them every convolution and linear call.
+
+    ``images`` "session" adds this session's images to a study that was made of others.
+    """
+
+    layers: Annotated[list[Annotated[str, Field(min_length=1, max_length=300)]], Field(max_length=1000)] | None = None
+    k: Annotated[int, Field(ge=1, le=1000)] | None = None
+    images: Literal["study", "session"] = "study"
+
+
+class Mining(_Model):
+    """The job that mines; cancelling it keeps what is finished."""
+
+    job: str
+
+
+class StudyImage(_Model):
+    """One image of the study; ``width`` and ``height`` are the original's pixels, ``predicted`` a class index."""
+
+    id: int
+    name: str
+    width: int
+    height: int
+    label_name: str | None
+    predicted: int | None
+
+
+class StudyEvent(_Model):
+    """The data of every ``study`` event of /api/events: what was mined grew."""
+
+    id: Literal["study"]
+    done: int
+    images: int
+    finished: bool

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from convscope.errors import Cancelled, ConvscopeError
 from convscope.methods.base import describe, method_class, method_names
 from convscope.progress import report
+from convscope.server.study import Studying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ IMAGES_PER_VIEW = 256
 UPLOADED_BYTES = 512 * 1024 * 1024
 MEMORY_BYTES = 64 * 1024 * 1024
 OPENING = "open"
+STUDY = "study"
 
 _log = logging.getLogger("convscope")
 
@@ -87,11 +89,15 @@ class Question:
 
 
 class Session:
-    """``opener`` loads the network and the images; it runs in the worker as soon as the server listens."""
+    """``opener`` loads the network and the images; it runs in the worker as soon as the server listens.
 
-    def __init__(self, opener: Callable[[], Opened], store: Store, jobs: Jobs) -> None:
+    ``place`` is the store's folder as the user named it; empty where it goes when the session ends.
+    """
+
+    def __init__(self, opener: Callable[[], Opened], store: Store, jobs: Jobs, *, place: str = "") -> None:
         self.store = store
         self.jobs = jobs
+        self.studying = Studying(store, jobs, place)
         self.pictures: Memory[bytes] = Memory(MEMORY_BYTES, len)  # thumbnails, prepared images, downloads
         self.methods: list[dict[str, Any]] = []
         self.unavailable: list[dict[str, str]] = []
@@ -109,10 +115,12 @@ class Session:
         self._opening = asyncio.ensure_future(self.jobs.run(OPENING, self._open, OPENING))
         # A failure is told to everyone who asks; that nobody has asked yet isn't a second failure.
         self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self.studying.start()
 
     async def close(self) -> None:
         """Stop the worker and close the store."""
         await self.jobs.close()
+        await self.studying.close()
         self.store.close()
 
     async def opened(self) -> Opened:
@@ -156,16 +164,29 @@ class Session:
                 f"{len(ids)} images in one view", next_step=f"choose {IMAGES_PER_VIEW} at most", where=name[:80]
             )
         images = opened.images[tuple(ids)]
-        method = method_class(name).make(parameters)
+        method = self._method(name, parameters)
         if "images" in method.needs and not ids:
             raise ConvscopeError(f"{name} needs images", next_step="choose at least one image")
         return Question(
             opened, method, target, tuple(ids), method.recipe(opened.network, target, _identity(opened.network, images))
         )
 
+    def _method(self, name: str, parameters: Mapping[str, str]) -> Method:
+        """The method with its parameters; a study is always the session's own, never a folder that a client names."""
+        cls = method_class(name)
+        if all(each.name != STUDY for each in cls.parameters()):
+            return cls.make(parameters)
+        if STUDY in parameters:
+            raise ConvscopeError(f"{name} shows this session's own study", next_step=f"leave out {STUDY}")
+        return cls.make({**parameters, STUDY: str(self.store.path)})
+
     async def answer(self, question: Question, name: str) -> bytes:
         """The View's blob: from the store, or computed in the worker under the job name ``name``."""
         key = question.recipe.key
+        if not question.method.kept:
+            # Read off the store, without running the network: it needn't wait for what does.
+            blob = self.pictures.get(key)
+            return blob or self.pictures.put(key, await asyncio.to_thread(self._compute, question))
         blob = await asyncio.to_thread(self.store.get, key)
         if blob is None:
             blob = await self.jobs.run(key, lambda: self._compute(question), name)
@@ -185,7 +206,8 @@ class Session:
         batch = self._batch(question)
         view = question.method.run(network, question.target, images=batch)
         try:
-            self.store.put(view)
+            if question.method.kept:
+                self.store.put(view)
         except ConvscopeError as error:
             # A full disk costs the next visitor a computation, not this one their answer.
             _log.warning("a view couldn't be stored: %s", error)
@@ -241,7 +263,10 @@ def describe_methods() -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     described, unavailable = [], []
     for name in method_names():
         try:
-            described.append(describe(method_class(name)))
+            found = describe(method_class(name))
+            # The page can't choose a study: it has one.
+            found["parameters"] = [each for each in found["parameters"] if each["name"] != STUDY]
+            described.append(found)
         except ConvscopeError as error:
             unavailable.append({"name": name, "reason": str(error)})
     return described, unavailable

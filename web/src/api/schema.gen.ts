@@ -13,7 +13,7 @@ export interface paths {
         };
         /**
          * Get Events
-         * @description Server-sent events: what every job has come to. Each event is called ``job``; its data is a JobEvent.
+         * @description Server-sent events: ``job``, what a job has come to (a JobEvent), and ``study``, that it grew (a StudyEvent).
          */
         get: operations["getEvents"];
         put?: never;
@@ -128,6 +128,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/patches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Patches
+         * @description Patches as one picture of square tiles: units in rows, ranks in columns, ``side`` pixels each.
+         *
+         *     A range that goes beyond the last unit or rank ends there. Transparent around a tile that isn't square; a cross
+         *     where an image couldn't be shown.
+         */
+        get: operations["getPatches"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/receptive-field": {
         parameters: {
             query?: never;
@@ -162,6 +185,108 @@ export interface paths {
         get: operations["getSession"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/study": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Study
+         * @description What was mined, and whether more of it is being mined.
+         */
+        get: operations["getStudy"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/study/images/{number}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Study Image
+         * @description One image of the study, by its id there.
+         */
+        get: operations["getStudyImage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/study/images/{number}/prepared": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Study Prepared
+         * @description What the network saw of the image.
+         */
+        get: operations["getStudyPrepared"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/study/images/{number}/thumbnail": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Study Thumbnail
+         * @description A small picture of the original.
+         */
+        get: operations["getStudyThumbnail"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/study/mine": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Start Mining
+         * @description Start mining, or go on where it was stopped; nothing happens while it is under way.
+         *
+         *     Progress comes by /api/events, as the job that the answer names; DELETE /api/jobs/{name} stops it.
+         */
+        post: operations["mine"];
         delete?: never;
         options?: never;
         head?: never;
@@ -382,6 +507,32 @@ export interface components {
             title: string;
         };
         /**
+         * Mine
+         * @description What to mine: ``layers`` are addresses or globs, none of them every convolution and linear call.
+         *
+         *     ``images`` "session" adds this session's images to a study that was made of others.
+         */
+        Mine: {
+            /**
+             * Images
+             * @default study
+             * @enum {string}
+             */
+            images: "study" | "session";
+            /** K */
+            k?: number | null;
+            /** Layers */
+            layers?: string[] | null;
+        };
+        /**
+         * Mining
+         * @description The job that mines; cancelling it keeps what is finished.
+         */
+        Mining: {
+            /** Job */
+            job: string;
+        };
+        /**
          * Network
          * @description The network this server has open; ``image_size`` is (rows, columns).
          */
@@ -528,6 +679,76 @@ export interface components {
             /** Reason */
             reason: string;
         };
+        /**
+         * Study
+         * @description What was mined into this session's store.
+         *
+         *     ``mined`` says whether there is anything to show; ``done`` of ``images`` are in finished shards. ``skipped`` lists
+         *     the first of ``skipped_count`` images that couldn't be used. ``job`` is the mining job under way, ``problem`` why
+         *     the last one ended early, ``command`` what mines from a shell.
+         */
+        Study: {
+            /** Can Mine */
+            can_mine: boolean;
+            /** Command */
+            command: string;
+            /** Done */
+            done: number;
+            /** Finished */
+            finished: boolean;
+            /** Images */
+            images: number;
+            /** Job */
+            job: string | null;
+            /** K */
+            k: number;
+            /** Layers */
+            layers: string[];
+            /** Location */
+            location: string;
+            /** Mined */
+            mined: boolean;
+            problem: components["schemas"]["ErrorBody"] | null;
+            /** Skipped */
+            skipped: components["schemas"]["Skipped"][];
+            /** Skipped Count */
+            skipped_count: number;
+        };
+        /**
+         * StudyEvent
+         * @description The data of every ``study`` event of /api/events: what was mined grew.
+         */
+        StudyEvent: {
+            /** Done */
+            done: number;
+            /** Finished */
+            finished: boolean;
+            /**
+             * Id
+             * @constant
+             */
+            id: "study";
+            /** Images */
+            images: number;
+        };
+        /**
+         * StudyImage
+         * @description One image of the study; ``width`` and ``height`` are the original's pixels, ``predicted`` a class index.
+         */
+        StudyImage: {
+            /** Height */
+            height: number;
+            /** Id */
+            id: number;
+            /** Label Name */
+            label_name: string | null;
+            /** Name */
+            name: string;
+            /** Predicted */
+            predicted: number | null;
+            /** Width */
+            width: number;
+        };
     };
     responses: never;
     parameters: never;
@@ -552,7 +773,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["JobEvent"];
+                    "application/json": components["schemas"]["JobEvent"] | components["schemas"]["StudyEvent"];
                     "text/event-stream": unknown;
                 };
             };
@@ -832,6 +1053,63 @@ export interface operations {
             };
         };
     };
+    getPatches: {
+        parameters: {
+            query: {
+                layer: string;
+                which?: "top" | "bottom" | "quantile";
+                /** @description a number, or first-last */
+                units?: string;
+                /** @description a number, or first-last */
+                ranks?: string;
+                side?: number;
+                mode?: "crop" | "context" | "mask";
+                /** @description ranks that quantiles are spread over; 0: all */
+                spread?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/png": string;
+                    "image/webp": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
     getReceptiveField: {
         parameters: {
             query: {
@@ -888,6 +1166,224 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Session"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getStudy: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Study"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getStudyImage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StudyImage"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getStudyPrepared: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/png": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getStudyThumbnail: {
+        parameters: {
+            query?: {
+                side?: number;
+            };
+            header?: never;
+            path: {
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/jpeg": string;
+                    "image/png": string;
+                    "image/webp": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    mine: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Mine"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Mining"];
                 };
             };
             /** @description Client Error */
