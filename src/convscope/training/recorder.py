@@ -99,8 +99,7 @@ class Recorder:
         self._events: list[Event] = []
         self._not_finite: set[str] = set()
         self._wake = threading.Condition()
-        self._closing = False
-        self._busy = False
+        self._closing = self._at_once = self._busy = False
         self._thread = threading.Thread(target=self._work, name="convscope recorder", daemon=True)
         self._thread.start()
 
@@ -142,8 +141,8 @@ class Recorder:
         """Wait until everything handed over so far is written."""
         deadline = time.monotonic() + seconds
         with self._wake:
-            self._wake.notify()
             while self._queue or self._scalars or self._events or self._busy:
+                self._at_once = True
                 self._wake.notify()
                 if time.monotonic() > deadline or not self._thread.is_alive():
                     return False
@@ -156,7 +155,7 @@ class Recorder:
         flushed = time.monotonic()
         while True:
             with self._wake:
-                self._busy = False
+                self._busy = self._at_once = False
                 while not (self._queue or self._closing or self._due(flushed)):
                     self._wake.wait(FLUSH_SECONDS)
                 recording = self._queue.popleft() if self._queue else None
@@ -178,7 +177,8 @@ class Recorder:
                 self._paid(None, time.thread_time() - started, 0.0)
 
     def _due(self, flushed: float) -> bool:
-        return bool(self._scalars or self._events) and time.monotonic() - flushed >= FLUSH_SECONDS
+        waited = self._at_once or time.monotonic() - flushed >= FLUSH_SECONDS
+        return waited and bool(self._scalars or self._events)
 
     def _write(
         self,
