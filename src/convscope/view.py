@@ -38,15 +38,24 @@ def value_range(array: Array) -> dict[str, Any]:
     >>> value_range(np.array([-1.0, 2.0, np.nan, np.inf]))["maximum"]
     2.0
     """
+    if array.dtype.kind == "f" and array.size:
+        low, high = float(array.min()), float(array.max())
+        if np.isfinite(low) and np.isfinite(high):  # a NaN would be the minimum: everything is finite
+            return _described(low, high, array.size)
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
-    return {
-        "minimum": float(finite.min()) if finite.size else None,
-        "maximum": float(finite.max()) if finite.size else None,
-        "count": int(array.size),
-        "nan": int(np.isnan(array).sum()) if array.dtype.kind == "f" else 0,
-        "positive_infinity": int(np.isposinf(array).sum()) if array.dtype.kind == "f" else 0,
-        "negative_infinity": int(np.isneginf(array).sum()) if array.dtype.kind == "f" else 0,
-    }
+    return _described(
+        float(finite.min()) if finite.size else None,
+        float(finite.max()) if finite.size else None,
+        array.size,
+        nan=int(np.isnan(array).sum()) if array.dtype.kind == "f" else 0,
+        positive_infinity=int(np.isposinf(array).sum()) if array.dtype.kind == "f" else 0,
+        negative_infinity=int(np.isneginf(array).sum()) if array.dtype.kind == "f" else 0,
+    )
+
+
+def _described(low: float | None, high: float | None, count: int, **not_finite: int) -> dict[str, Any]:
+    none = {"nan": 0, "positive_infinity": 0, "negative_infinity": 0}
+    return {"minimum": low, "maximum": high, "count": int(count), **none, **not_finite}
 
 
 @dataclass(frozen=True)
@@ -114,9 +123,12 @@ class View:
         for name, array in self.arrays.items():
             if name not in self.axes or len(self.axes[name]) != array.ndim:
                 raise ValueError(f"array {name!r} has shape {array.shape} but axes {self.axes.get(name)}")
-        ranges = {name: value_range(array) for name, array in self.arrays.items() if array.dtype.kind == "f"} | dict(
-            self.meta.get("ranges", {})
-        )
+        ranges = dict(self.meta.get("ranges", {}))
+        ranges = {
+            name: value_range(array)
+            for name, array in self.arrays.items()
+            if array.dtype.kind == "f" and name not in ranges
+        } | ranges
         meta = {"caption": "", "warnings": [], **self.meta, "ranges": ranges}
         object.__setattr__(
             self, "arrays", MappingProxyType({n: np.asarray(a, order="C") for n, a in self.arrays.items()})
