@@ -14,7 +14,6 @@ from convscope.methods.call_text import mining_command
 from convscope.server import schema
 from convscope.server.guard import TooLarge
 from convscope.server.jobs import Busy
-from convscope.server.study import MINING
 
 if TYPE_CHECKING:
     from convscope import images as images_module
@@ -136,40 +135,40 @@ def image_answer(image: images_module.Image, network: Network) -> schema.Image:
 def study_answer(opened: Opened, studying: Studying) -> schema.Study:
     """What was mined, and how to mine."""
     network = opened.network
-    job = MINING if studying.mines else None
-    problem = studying.problem
     location = opened.images.location
-    found: dict[str, Any] = {"layers": [], "images": 0, "done": 0, "k": 0, "finished": False, "skipped": []}
+    found: dict[str, Any] = {"layers": [], "images": 0, "done": 0, "k": 0, "finished": False}
+    skipped: list[tuple[str, str]] = []
+    refused = ""
     try:
         pictures = studying.found(network, opened.images)
     except Refused as error:
-        pictures, problem = None, error
+        pictures, refused = None, str(error)
     if pictures is not None:
         study = pictures.study
-        location = study.location
+        location, skipped = study.location, study.skipped
         found = {
             "layers": list(study.layers),
             "images": study.count,
             "done": study.done,
             "k": study.k,
             "finished": study.finished,
-            "skipped": study.skipped,
         }
-    skipped = [schema.Skipped(name=name, reason=reason) for name, reason in found.pop("skipped")]
+    failure = studying.failure
     return schema.Study(
         **found,
         mined=found["done"] > 0,
         location=location,
-        skipped=skipped[:MOST_SKIPPED],
+        skipped=[schema.Skipped(name=name, reason=reason) for name, reason in skipped[:MOST_SKIPPED]],
         skipped_count=len(skipped),
-        job=job,
-        can_mine=studying.store.writable and not isinstance(problem, Refused),
-        problem=None if problem is None else _body(problem.what, problem.where, problem.next_step, type(problem)),
+        job=studying.job,
+        seconds=studying.seconds(found["images"] - found["done"] or len(opened.images)),
+        refused=refused,
+        failure=None if failure is None else _body(failure.what, failure.where, failure.next_step, type(failure)),
         command=mining_command(network.source, network.loaded_with, location, studying.place),
     )
 
 
-def study_image_answer(pictures: StudyPictures, number: int) -> schema.StudyImage:
+def study_image_answer(opened: Opened, pictures: StudyPictures, number: int) -> schema.StudyImage:
     """One image of the study."""
     image = pictures.image(number)
     height, width = image.size
@@ -181,6 +180,8 @@ def study_image_answer(pictures: StudyPictures, number: int) -> schema.StudyImag
         height=height,
         label_name=label,
         predicted=None if predicted < 0 else predicted,
+        predicted_name=None if predicted < 0 else opened.network.class_name(predicted),
+        image=image.id if image in opened.images else None,
     )
 
 

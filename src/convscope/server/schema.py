@@ -213,8 +213,9 @@ class Study(_Model):
     """What was mined into this session's store.
 
     ``mined`` says whether there is anything to show; ``done`` of ``images`` are in finished shards. ``skipped`` lists
-    the first of ``skipped_count`` images that couldn't be used. ``job`` is the mining job under way, ``problem`` why
-    the last one ended early, ``command`` what mines from a shell.
+    the first of ``skipped_count`` images that couldn't be used. ``job`` is the mining job under way, ``failure`` why
+    the last one ended early, ``refused`` why what lies in the store can't be shown or continued. ``seconds`` is about
+    how long mining all that is left would take, where that is known; ``command`` mines from a shell.
     """
 
     mined: bool
@@ -227,8 +228,9 @@ class Study(_Model):
     skipped: list[Skipped]
     skipped_count: int
     job: str | None
-    can_mine: bool
-    problem: ErrorBody | None
+    seconds: float | None
+    refused: str
+    failure: ErrorBody | None
     command: str
 
 
@@ -243,14 +245,12 @@ class Mine(_Model):
     images: Literal["study", "session"] = "study"
 
 
-class Mining(_Model):
-    """The job that mines; cancelling it keeps what is finished."""
-
-    job: str
-
-
 class StudyImage(_Model):
-    """One image of the study; ``width`` and ``height`` are the original's pixels, ``predicted`` a class index."""
+    """One image of the study; ``width`` and ``height`` are the original's pixels.
+
+    ``label_name`` is its own class, ``predicted`` the network's top class; ``image`` its id in this session's image
+    set, where it is in there.
+    """
 
     id: int
     name: str
@@ -258,6 +258,8 @@ class StudyImage(_Model):
     height: int
     label_name: str | None
     predicted: int | None
+    predicted_name: str | None
+    image: int | None
 
 
 class StudyEvent(_Model):

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from convscope.errors import Cancelled, ConvscopeError, Refused
 from convscope.progress import watch
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from convscope.view import Array
 
 MINING = "mining"
-"""The name of the job that mines; there is one at a time."""
+"""What the job that mines is called where nobody names it; there is one at a time."""
 NEWS_SECONDS = 1.0
 _STATES = 6
 
@@ -45,13 +48,14 @@ _AT_ONCE = 2
 class Patches:
     """Which patches are asked for: units and ranks of one kind of a layer, the tiles' side and what they show.
 
-    ``spread`` is the number of ranks that quantiles are spread over: that of the View they are shown beside, 0 for all.
+    A rank that the study hasn't is an empty tile. ``spread`` is the number of ranks that quantiles are spread over:
+    that of the View they are shown beside, 0 for all.
     """
 
     layer: str
     which: str
-    units: range
-    ranks: range
+    units: tuple[int, ...]
+    ranks: tuple[int, ...]
     side: int
     mode: Mode
     spread: int = 0
@@ -74,7 +78,9 @@ class Studying:
     def __init__(self, store: Store, jobs: Jobs, place: str = "") -> None:
         self.store = store
         self.place = place
-        self.problem: ConvscopeError | None = None  # why mining ended early, if it did
+        self.failure: ConvscopeError | None = None  # why mining ended early, if it did
+        self._name = MINING
+        self._pace = 0.0  # seconds an image, where it was measured
         self._jobs = jobs
         self._mining: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -83,9 +89,13 @@ class Studying:
         self._cutting = asyncio.Semaphore(_AT_ONCE)
 
     @property
-    def mines(self) -> bool:
-        """Whether the job is under way."""
-        return self._mining is not None and not self._mining.done()
+    def job(self) -> str | None:
+        """The name of the job that mines; None when it isn't under way."""
+        return self._name if self._mining is not None and not self._mining.done() else None
+
+    def seconds(self, images: int) -> float | None:
+        """About how long so many images take, once some were mined in this session."""
+        return self._pace * images or None
 
     def start(self) -> None:
         """Begin to watch for finished shards."""
@@ -150,14 +160,12 @@ class Studying:
         layer = network.layer(asked.layer)
         state = self.state(pictures.study, layer.address)
         found = ranked(network, layer.address, state, asked.which, asked.spread)
-        units, ranks = found["image"].shape
-        for word, part, size in (("units", asked.units, units), ("ranks", asked.ranks, ranks)):
-            if part.start >= size:
-                raise ConvscopeError(
-                    f"no {word} from {part.start} on", where=layer.address, next_step=f"choose 0 to {size - 1}"
-                )
-        place = slice(asked.units.start, asked.units.stop), slice(asked.ranks.start, asked.ranks.stop)
-        shown, boxes = found["image"][place], found["box"][place]
+        ranks = found["image"].shape[1]
+        for unit in asked.units:
+            layer.check_unit(unit)
+        place = np.ix_(asked.units, np.minimum(asked.ranks, ranks - 1))
+        there = np.array(asked.ranks) < ranks
+        shown, boxes = np.where(there, found["image"][place], -1), found["box"][place]
         facts = {
             "side": asked.side,
             "mode": asked.mode,
@@ -204,8 +212,9 @@ class Studying:
         from convscope.images.origins import BytesOrigin
         from convscope.mining.mine import mine
         from convscope.mining.settings import check_k, choose_layers
+        from convscope.mining.study import Study
 
-        if self.mines:
+        if self.job is not None:
             return None
         if not self.store.writable:
             raise ConvscopeError("this study is read-only", next_step="open the network with another --study FOLDER")
@@ -225,26 +234,33 @@ class Studying:
             )
 
         def work() -> None:
-            mine(network, source, layers=chosen, k=k, study=self.store, executor="serial")
+            started, before = time.monotonic(), pictures.study.done if pictures is not None else 0
+            try:
+                mine(network, source, layers=chosen, k=k, study=self.store, executor="serial")
+            finally:
+                with suppress(ConvscopeError):  # ended before there was a plan
+                    done = Study.open(self.store).done - before
+                    self._pace = (time.monotonic() - started) / done if done > 0 else self._pace
 
         return work
 
-    def begin(self, work: Callable[[], None] | None) -> None:
-        """Start the job, unless it is under way."""
-        if work is not None and not self.mines:
-            self.problem = None
+    def begin(self, work: Callable[[], None] | None, name: str | None = None) -> None:
+        """Start the job under this name, unless it is under way."""
+        if work is not None and self.job is None:
+            self.failure = None
+            self._name = name or MINING
             self._mining = asyncio.ensure_future(self._mine(work))
 
     async def _mine(self, work: Callable[[], None]) -> None:
         try:
-            await self._jobs.run_aside(MINING, work, MINING)
+            await self._jobs.run_aside(MINING, work, self._name)
         except Cancelled:
             pass
         except ConvscopeError as error:
-            self.problem = error
+            self.failure = error
         except Exception as error:
             _log.error("unexpected error while mining", exc_info=error)
-            self.problem = ConvscopeError(
+            self.failure = ConvscopeError(
                 f"something unexpected went wrong: {type(error).__name__}",
                 next_step="what is finished is kept; look at the terminal for the details",
             )

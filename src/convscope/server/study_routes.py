@@ -15,6 +15,7 @@ from convscope.server.answering import (
     ERRORS,
     CarefulRoute,
     ImageId,
+    JobHeader,
     binary,
     has,
     picture,
@@ -25,7 +26,7 @@ from convscope.server.answering import (
     while_connected,
 )
 from convscope.server.pictures import make_prepared, make_thumbnail, picture_type
-from convscope.server.study import MINING, Patches
+from convscope.server.study import Patches
 
 if TYPE_CHECKING:
     from convscope.mining.pictures import StudyPictures
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 study_api = APIRouter(prefix="/api", responses=ERRORS, route_class=CarefulRoute)
 
 MOST_TILES = 4096
-_RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
-Range = Annotated[str, Query(max_length=20, description="a number, or first-last")]
+_NUMBERS = re.compile(r"\d{1,6}(?:-\d{1,6})?(?:,\d{1,6}(?:-\d{1,6})?)*", re.ASCII)
+Numbers = Annotated[str, Query(max_length=4000, description="numbers and ranges, like 0-7,12")]
 
 
 @study_api.get("/study", operation_id="getStudy", response_model=schema.Study)
@@ -45,11 +46,12 @@ async def get_study(request: Request) -> Response:
     return typed(await asyncio.to_thread(answers.study_answer, opened, session.studying))
 
 
-@study_api.post("/study/mine", operation_id="mine", status_code=202, response_model=schema.Mining)
-async def start_mining(request: Request, wanted: schema.Mine) -> Response:
+@study_api.post("/study/mine", operation_id="mine", status_code=202, response_model=schema.Study)
+async def start_mining(request: Request, wanted: schema.Mine, x_convscope_job: JobHeader = None) -> Response:
     """Start mining, or go on where it was stopped; nothing happens while it is under way.
 
-    Progress comes by /api/events, as the job that the answer names; DELETE /api/jobs/{name} stops it.
+    Progress comes by /api/events, as the job that the answer names; DELETE /api/jobs/{name} stops it, and what is
+    finished is kept.
     """
     session = session_of(request)
     opened = await session.opened()
@@ -61,8 +63,8 @@ async def start_mining(request: Request, wanted: schema.Mine) -> Response:
         wanted.k,
         own_images=wanted.images == "session",
     )
-    session.studying.begin(ready)
-    return typed(schema.Mining(job=MINING), status=202)
+    session.studying.begin(ready, x_convscope_job)
+    return typed(await asyncio.to_thread(answers.study_answer, opened, session.studying), status=202)
 
 
 @study_api.get(
@@ -72,24 +74,20 @@ async def get_patches(
     request: Request,
     layer: Annotated[str, Query(min_length=1, max_length=300)],
     which: Literal["top", "bottom", "quantile"] = "top",
-    units: Range = "0-63",
-    ranks: Range = "0",
+    units: Numbers = "0",
+    ranks: Numbers = "0",
     side: Annotated[int, Query(ge=8, le=512)] = 48,
     mode: Literal["crop", "context", "mask"] = "crop",
     spread: Annotated[int, Query(ge=0, le=1000, description="ranks that quantiles are spread over; 0: all")] = 0,
 ) -> Response:
     """Patches as one picture of square tiles: units in rows, ranks in columns, ``side`` pixels each.
 
-    A range that goes beyond the last unit or rank ends there. Transparent around a tile that isn't square; a cross
-    where an image couldn't be shown.
+    Transparent where there is no tile, as for a rank that the study hasn't, and around a tile that isn't square; a
+    cross where an image couldn't be shown.
     """
     session = session_of(request)
     opened = await session.opened()
-    asked = Patches(layer, which, _range("units", units), _range("ranks", ranks), side, mode, spread)
-    if len(asked.units) * len(asked.ranks) > MOST_TILES:
-        raise ConvscopeError(
-            f"{len(asked.units) * len(asked.ranks)} tiles in one picture", next_step=f"ask for {MOST_TILES} at most"
-        )
+    asked = Patches(layer, which, _numbers("units", units), _numbers("ranks", ranks), side, mode, spread)
     wanted = await asyncio.to_thread(session.studying.want, opened.network, opened.images, asked)
     etag = f'"{wanted.digest}"'
     if has(request, etag):
@@ -105,8 +103,9 @@ async def get_patches(
 @study_api.get("/study/images/{number}", operation_id="getStudyImage", response_model=schema.StudyImage)
 async def get_study_image(request: Request, number: ImageId) -> Response:
     """One image of the study, by its id there."""
+    opened = await session_of(request).opened()
     pictures = await _pictures(request)
-    return typed(await asyncio.to_thread(answers.study_image_answer, pictures, number))
+    return typed(await asyncio.to_thread(answers.study_image_answer, opened, pictures, number))
 
 
 @study_api.get(
@@ -152,17 +151,22 @@ async def _pictures(request: Request) -> StudyPictures:
     return await asyncio.to_thread(session.studying.required, opened.network, opened.images)
 
 
-def _range(name: str, text: str) -> range:
+def _numbers(name: str, text: str) -> tuple[int, ...]:
     """Numbers from a query.
 
-    >>> _range("units", "3-5"), _range("ranks", "7")
-    (range(3, 6), range(7, 8))
+    >>> _numbers("units", "3-5,9"), _numbers("ranks", "7")
+    ((3, 4, 5, 9), (7,))
     """
-    found = _RANGE.fullmatch(text)
-    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-    if found is None or last < first:
-        raise ConvscopeError(f"{name} isn't a range of numbers", next_step=f"write {name}=0-63, or one number")
-    return range(first, last + 1)
+    if _NUMBERS.fullmatch(text) is None:
+        raise ConvscopeError(f"{name} isn't a list of numbers", next_step=f"write {name}=0-7,12")
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers or len(found) + len(numbers) > MOST_TILES:
+            raise ConvscopeError(f"{name} from {first} to {last}", next_step=f"ask for 1 to {MOST_TILES} in order")
+        found += numbers
+    return tuple(found)
 
 
 __all__ = ["study_api"]

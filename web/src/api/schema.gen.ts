@@ -139,8 +139,8 @@ export interface paths {
          * Get Patches
          * @description Patches as one picture of square tiles: units in rows, ranks in columns, ``side`` pixels each.
          *
-         *     A range that goes beyond the last unit or rank ends there. Transparent around a tile that isn't square; a cross
-         *     where an image couldn't be shown.
+         *     Transparent where there is no tile, as for a rank that the study hasn't, and around a tile that isn't square; a
+         *     cross where an image couldn't be shown.
          */
         get: operations["getPatches"];
         put?: never;
@@ -284,7 +284,8 @@ export interface paths {
          * Start Mining
          * @description Start mining, or go on where it was stopped; nothing happens while it is under way.
          *
-         *     Progress comes by /api/events, as the job that the answer names; DELETE /api/jobs/{name} stops it.
+         *     Progress comes by /api/events, as the job that the answer names; DELETE /api/jobs/{name} stops it, and what is
+         *     finished is kept.
          */
         post: operations["mine"];
         delete?: never;
@@ -525,14 +526,6 @@ export interface components {
             layers?: string[] | null;
         };
         /**
-         * Mining
-         * @description The job that mines; cancelling it keeps what is finished.
-         */
-        Mining: {
-            /** Job */
-            job: string;
-        };
-        /**
          * Network
          * @description The network this server has open; ``image_size`` is (rows, columns).
          */
@@ -684,16 +677,16 @@ export interface components {
          * @description What was mined into this session's store.
          *
          *     ``mined`` says whether there is anything to show; ``done`` of ``images`` are in finished shards. ``skipped`` lists
-         *     the first of ``skipped_count`` images that couldn't be used. ``job`` is the mining job under way, ``problem`` why
-         *     the last one ended early, ``command`` what mines from a shell.
+         *     the first of ``skipped_count`` images that couldn't be used. ``job`` is the mining job under way, ``failure`` why
+         *     the last one ended early, ``refused`` why what lies in the store can't be shown or continued. ``seconds`` is about
+         *     how long mining all that is left would take, where that is known; ``command`` mines from a shell.
          */
         Study: {
-            /** Can Mine */
-            can_mine: boolean;
             /** Command */
             command: string;
             /** Done */
             done: number;
+            failure: components["schemas"]["ErrorBody"] | null;
             /** Finished */
             finished: boolean;
             /** Images */
@@ -708,7 +701,10 @@ export interface components {
             location: string;
             /** Mined */
             mined: boolean;
-            problem: components["schemas"]["ErrorBody"] | null;
+            /** Refused */
+            refused: string;
+            /** Seconds */
+            seconds: number | null;
             /** Skipped */
             skipped: components["schemas"]["Skipped"][];
             /** Skipped Count */
@@ -733,19 +729,26 @@ export interface components {
         };
         /**
          * StudyImage
-         * @description One image of the study; ``width`` and ``height`` are the original's pixels, ``predicted`` a class index.
+         * @description One image of the study; ``width`` and ``height`` are the original's pixels.
+         *
+         *     ``label_name`` is its own class, ``predicted`` the network's top class; ``image`` its id in this session's image
+         *     set, where it is in there.
          */
         StudyImage: {
             /** Height */
             height: number;
             /** Id */
             id: number;
+            /** Image */
+            image: number | null;
             /** Label Name */
             label_name: string | null;
             /** Name */
             name: string;
             /** Predicted */
             predicted: number | null;
+            /** Predicted Name */
+            predicted_name: string | null;
             /** Width */
             width: number;
         };
@@ -1058,9 +1061,9 @@ export interface operations {
             query: {
                 layer: string;
                 which?: "top" | "bottom" | "quantile";
-                /** @description a number, or first-last */
+                /** @description numbers and ranges, like 0-7,12 */
                 units?: string;
-                /** @description a number, or first-last */
+                /** @description numbers and ranges, like 0-7,12 */
                 ranks?: string;
                 side?: number;
                 mode?: "crop" | "context" | "mask";
@@ -1367,7 +1370,9 @@ export interface operations {
     mine: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                "x-convscope-job"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -1383,7 +1388,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Mining"];
+                    "application/json": components["schemas"]["Study"];
                 };
             };
             /** @description Client Error */
