@@ -199,9 +199,12 @@ class _Reader:
 
 def _checksum_fits(header: bytes) -> bool:
     stated = _number(header[148:156])
-    rest = header[:148] + b" " * 8 + header[156:]
+    found = sum(header[:148]) + sum(b" " * 8) + sum(header[156:])
+    if stated == found:
+        return True
     # Some old programs summed signed characters.
-    return stated is not None and stated in (sum(rest), sum(byte - 256 * (byte > 127) for byte in rest))
+    negative = sum(byte > 127 for byte in header[:148] + header[156:])
+    return stated is not None and stated == found - 256 * negative
 
 
 def _number(field: bytes) -> int | None:
@@ -211,7 +214,7 @@ def _number(field: bytes) -> int | None:
     digits = field.split(b"\0", 1)[0].strip()
     if not digits:
         return 0
-    return int(digits, 8) if all(0x30 <= digit <= 0x37 for digit in digits) else None
+    return None if digits.strip(b"01234567") else int(digits, 8)
 
 
 def _name(header: bytes) -> str:
