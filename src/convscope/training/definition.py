@@ -12,6 +12,7 @@ docs/reference/definition-format.md lists every layer and option.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from convscope.network.network import Network
 from convscope.training.definition_text import DefinitionError, Node, read
-from convscope.training.layers import FullyConnected
+from convscope.training.layers import BatchNormalization, FullyConnected
 from convscope.training.modules import Chain, Maxout
 from convscope.training.placing import Entry, Placed, build, place
 from convscope.training.spelling import LOSSES, Input, Loss, Softmax, Svm, entry_of, input_of, made, word_of, written
@@ -109,6 +110,16 @@ class Definition:
         """The table of its layers as plain values: name, kind, line, shape, parameters, how they come about."""
         return [_row(each) for each in _all(self.placed)]
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the text as :meth:`text` writes it: of the architecture, whatever its weights."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+    def flat_normalizations(self) -> list[str]:
+        """The batch normalizations that see one number per image and channel, so that one image is no batch."""
+        flat = [each for each in _all(self.placed) if isinstance(each.layer, BatchNormalization)]
+        return [each.name for each in flat if each.before.rows * each.before.columns == 1]
+
     def with_classes(self, classes: int) -> Definition:
         """The same network with another number of scores; its last layer must be fully connected."""
         if classes == self.classes:
@@ -140,15 +151,20 @@ class Definition:
         Weights are normal with standard deviation √(2 / inputs of a unit) where a ReLU or maxout follows (He et al.
         2015), √(1 / inputs) elsewhere; biases are zero.
         """
-        with torch.device("meta"):
-            chain = build(self.placed)
+        chain = self.build_shapes()
         chain.to_empty(device="cpu")
-        chain.train()
         initialize(chain, seed)
         return chain
 
-    def network(self, seed: int = 0, *, class_names: Sequence[str] = (), name: str = "") -> Network:
-        """The module as a :class:`Network`, with the input's preprocessing."""
+    def build_shapes(self) -> Chain:
+        """The torch module without memory for its weights: names and shapes only."""
+        with torch.device("meta"):
+            return build(self.placed).train()
+
+    def network(
+        self, seed: int = 0, *, class_names: Sequence[str] = (), name: str = "", resize: int | None = None
+    ) -> Network:
+        """The module as a :class:`Network`, with the input's preprocessing; ``resize`` is a picture's shorter side."""
         mean, std = (list(each) if isinstance(each, tuple) else each for each in (self.input.mean, self.input.std))
         return Network.from_module(
             self.build(seed),
@@ -156,6 +172,7 @@ class Definition:
             channels=self.input.channels,
             mean=mean,
             std=std,
+            resize=resize,
             class_names=class_names,
             name=name,
         )

@@ -74,25 +74,8 @@ class Settings:
     epochs: float = 10.0
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if name == "dropout" and value is None:
-                continue
-            wanted = int if name in ("batch_size", "shift") else (int, float)
-            if isinstance(value, bool) or not isinstance(value, wanted) or not low <= value <= high:
-                raise ConvscopeError(
-                    f"{name} can't be {str(value)[:40]}", where="settings", next_step=f"choose {low:g} to {high:g}"
-                )
-            if wanted is not int:
-                object.__setattr__(self, name, float(value))
-        for name, known in (("optimizer", tuple(OPTIMIZERS)), ("schedule", SCHEDULES), ("fill", FILLS)):
-            value = getattr(self, name)
-            if value not in known:
-                hint = suggest(str(value)[:40], known) or f"choose {', '.join(known)}"
-                raise UnknownName(f"no {name} {str(value)[:40]!r}", where="settings", next_step=hint)
-        for name in ("nesterov", "flip"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConvscopeError(f"{name} must be true or false", where="settings", next_step="write true or false")
+        for each in fields(self):
+            object.__setattr__(self, each.name, _checked(each.name, getattr(self, each.name)))
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum > 0):
             object.__setattr__(self, "nesterov", False)
 
@@ -107,7 +90,7 @@ class Settings:
             if name not in known:
                 hint = suggest(name, known) or f"there are {', '.join(known)}"
                 raise UnknownName(f"no setting {name[:40]!r}", next_step=hint)
-            given[name] = _converted(name, value)
+            given[name] = _checked(name, _converted(name, value))
         optimizer = OPTIMIZERS.get(given.get("optimizer", self.optimizer))
         if optimizer is not None:
             for name, others in _SOME_USE.items():
@@ -134,7 +117,7 @@ class Settings:
         names = {each.name for each in fields(cls)}
         if not isinstance(value, dict) or not set(value) <= names:
             raise ConvscopeError("these aren't training settings", next_step="write them anew")
-        return cls(**value)
+        return cls(**{name: _checked(name, each) for name, each in value.items()})
 
     def rate(self, examples: int, epoch_size: int) -> float:
         """The learning rate once ``examples`` were seen.
@@ -164,19 +147,46 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+_WORDS: dict[str, tuple[str, ...]] = {"optimizer": tuple(OPTIMIZERS), "schedule": SCHEDULES, "fill": FILLS}
+_TRUTHS = ("nesterov", "flip")
+_WHOLE = ("batch_size", "shift")
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A setting's value in its own type; raises with what is allowed."""
+    if name in _WORDS:
+        if value not in _WORDS[name]:
+            hint = suggest(str(value)[:40], _WORDS[name]) or f"choose {', '.join(_WORDS[name])}"
+            raise UnknownName(f"no {name} {str(value)[:40]!r}", where="settings", next_step=hint)
+        return value
+    if name in _TRUTHS:
+        if not isinstance(value, bool):
+            raise ConvscopeError(f"{name} must be true or false", where="settings", next_step="write true or false")
+        return value
+    if name == "dropout" and value is None:
+        return None
+    low, high = _RANGES[name]
+    wanted = int if name in _WHOLE else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted) or not low <= value <= high:
+        raise ConvscopeError(
+            f"{name} can't be {str(value)[:40]}", where="settings", next_step=f"choose {low:g} to {high:g}"
+        )
+    return int(value) if name in _WHOLE else float(value)
+
+
 def _converted(name: str, value: Any) -> Any:
     """Text as it comes from a shell or a form, in the setting's own type."""
-    if not isinstance(value, str) or name in ("optimizer", "schedule", "fill"):
+    if not isinstance(value, str) or name in _WORDS:
         return value
     text = value.strip().lower()
-    if name in ("nesterov", "flip"):
+    if name in _TRUTHS:
         if text not in ("true", "false"):
             raise ConvscopeError(f"{name} can't be {value[:40]!r}", where="settings", next_step="write true or false")
         return text == "true"
     if name == "dropout" and text in ("", "none"):
         return None
     try:
-        return int(text) if name in ("batch_size", "shift") else float(text)
+        return int(text) if name in _WHOLE else float(text)
     except ValueError as error:
         raise ConvscopeError(f"{name} can't be {value[:40]!r}", where="settings", next_step="write a number") from error
 
