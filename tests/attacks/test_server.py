@@ -46,6 +46,12 @@ ROUTES = {
     ("GET", "/api/images/{number}/prepared"): "/api/images/0/prepared",
     ("GET", "/api/receptive-field"): f"/api/receptive-field?unit={UNIT}",
     ("GET", "/api/views/{method}"): "/api/views/weights?target=conv1",
+    ("GET", "/api/study"): "/api/study",
+    ("POST", "/api/study/mine"): "/api/study/mine",
+    ("GET", "/api/patches"): "/api/patches?layer=conv1&units=0-3&ranks=0&side=16",
+    ("GET", "/api/study/images/{number}"): "/api/study/images/0",
+    ("GET", "/api/study/images/{number}/thumbnail"): "/api/study/images/0/thumbnail",
+    ("GET", "/api/study/images/{number}/prepared"): "/api/study/images/0/prepared",
     ("GET", "/api/events"): "/api/events",
     ("DELETE", "/api/jobs/{name}"): "/api/jobs/somebody",
 }
@@ -60,6 +66,13 @@ def png(rows=8, columns=8, seed=0):
     header = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
     pixels = b"".join(b"\0" + bytes((seed + 7 * r + c) % 256 for c in range(3 * columns)) for r in range(min(rows, 64)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def body_of(route):
+    """What a POST sends."""
+    if route[0] != "POST":
+        return None
+    return b'{"layers": ["conv1"], "k": 2}' if route[1] == "/api/study/mine" else png(seed=3)
 
 
 class Running:
@@ -89,6 +102,14 @@ class Running:
         self.ours = {"cookie": self.cookie, "sec-fetch-site": "same-origin"}
         assert self.ask("GET", "/api/session", self.ours)[0] == 200
 
+    def mine(self):
+        """Fill the study, so that its routes have something to answer."""
+        assert self.ask("POST", "/api/study/mine", self.ours, b'{"layers": ["conv1"], "k": 2}')[0] == 202
+        deadline = time.monotonic() + 30
+        while not json.loads(self.ask("GET", "/api/study", self.ours)[2])["finished"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def ask(self, method, path, headers=None, body=None, host=None):
         """(status, headers, body); the body of an event stream isn't waited for."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -99,6 +120,8 @@ class Running:
                 connection.putheader(name, value)
             if body is not None:
                 connection.putheader("content-length", str(len(body)))
+            if body is not None and body.startswith(b"{"):
+                connection.putheader("content-type", "application/json")
             connection.endheaders(body)
             answer = connection.getresponse()
             streams = answer.getheader("content-type", "").startswith("text/event-stream")
@@ -136,6 +159,11 @@ class Running:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     running = Running(tmp_path_factory.mktemp("attacked"))
+    try:
+        running.mine()
+    except BaseException:
+        running.process.kill()
+        raise
     yield running
     code, errors = running.stop()
     assert code == 0, errors
@@ -146,16 +174,18 @@ def test_the_table_above_has_every_route():
     from fastapi.routing import APIRoute
 
     from convscope.server.app import api, page
+    from convscope.server.study_routes import study_api
 
-    found = {(method, r.path) for r in (*api.routes, *page.routes) if isinstance(r, APIRoute) for method in r.methods}
+    routes = (*api.routes, *study_api.routes, *page.routes)
+    found = {(method, r.path) for r in routes if isinstance(r, APIRoute) for method in r.methods}
     assert found == set(ROUTES)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
 def test_our_own_page_is_answered(server, route):
-    status, headers, _ = server.ask(route[0], ROUTES[route], server.ours, png(seed=3) if route[0] == "POST" else None)
+    status, headers, _ = server.ask(route[0], ROUTES[route], server.ours, body_of(route))
     # Without a built page the two page routes say so; that too is an answer.
-    assert status in ((200, 503, 404) if not ROUTES[route].startswith("/api") else (200, 201, 204))
+    assert status in ((200, 503, 404) if not ROUTES[route].startswith("/api") else (200, 201, 202, 204))
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'self'" in headers["content-security-policy"]
 
@@ -191,9 +221,7 @@ def test_everything_else_is_refused(server, route, attack):
     extra, host = ATTACKS[attack]
     known = {"port": server.port, "token": server.token}
     headers = {**server.ours, **{name: value.format(**known) for name, value in extra.items()}}
-    status, answered, body = server.ask(
-        route[0], ROUTES[route], headers, png() if route[0] == "POST" else None, host and host.format(**known)
-    )
+    status, answered, body = server.ask(route[0], ROUTES[route], headers, body_of(route), host and host.format(**known))
     assert status in (401, 403)
     assert not any(name.lower().startswith("access-control") for name in answered)
     assert server.token.encode() not in body
@@ -206,7 +234,7 @@ def test_other_methods_are_refused_on_every_route(server, route, method):
 
 
 def test_changes_without_a_page_are_refused(server):
-    for method, path in (("POST", "/api/images"), ("DELETE", "/api/jobs/x")):
+    for method, path in (("POST", "/api/images"), ("POST", "/api/study/mine"), ("DELETE", "/api/jobs/x")):
         assert server.ask(method, path, {"cookie": server.cookie}, b"" if method == "POST" else None)[0] == 403
 
 
@@ -247,6 +275,18 @@ def test_changes_without_a_page_are_refused(server):
         "/api/views/activations?target=conv1&images=photo.png",
         "/api/views/weights?target=conv1&format=../../x",
         "/api/receptive-field?unit=../../etc/passwd",
+        "/api/views/top_patches?target=conv1&study=/etc",
+        "/api/views/top_patches?target=conv1&study=../../",
+        "/api/patches?layer=../../etc/passwd",
+        "/api/patches?layer=conv1&study=/etc&units=/etc/passwd",
+        "/api/patches?layer=conv1&units=0&ranks=..%2f..%2fetc",
+        "/api/patches?layer=conv1&units=0&which=../../etc",
+        "/api/study/images/..%2f..%2fetc%2fpasswd/thumbnail",
+        "/api/study/images/photo.png/prepared",
+        "/api/study/images/-1",
+        "/api/study/images/1e3/prepared",
+        "/api/study/images/99999999999999999999",
+        "/api/study/mine/../images/0",
     ],
 )
 def test_no_path_reaches_the_file_system(server, path):

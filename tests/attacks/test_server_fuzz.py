@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -10,6 +12,7 @@ from starlette.testclient import TestClient
 from torch import nn
 
 from convscope.images import load_images
+from convscope.mining.mine import mine
 from convscope.network.network import Network
 from convscope.server.app import create_app
 from convscope.server.bundle import Bundle
@@ -25,8 +28,9 @@ METHODS = (
     "activation_gradients",
     "convolution",
     "predictions",
+    "top_patches",
 )
-PARAMETERS = ("slices", "objective", "of", "per_image", "top", "explain_class", "nonsense")
+PARAMETERS = ("slices", "objective", "of", "per_image", "top", "explain_class", "ranks", "study", "nonsense")
 
 addresses = st.one_of(
     st.sampled_from(["", "0", "1", "2", "3", "4", "0:0", "0:3:1,1", "4:2", "0@1", "0@0", "2:1:0,0", "9", "0:99"]),
@@ -63,6 +67,8 @@ def client(tmp_path_factory):
     def opener():
         return Opened(Network.from_module(module, image_size=10, source="tiny"), load_images(photos), "photos")
 
+    opened = opener()
+    mine(opened.network, opened.images, layers="*", k=2, study=folder / "store", executor="serial")
     session = Session(opener, Store.open(folder / "store"), Jobs())
     with TestClient(create_app(session, bundle=Bundle(folder))) as client:
         yield client
@@ -97,3 +103,45 @@ def test_no_unit_makes_the_server_stumble(client, unit):
 def test_no_upload_makes_the_server_stumble(client, body, name):
     answer = client.post("/api/images", params={"name": name[:300]}, content=body)
     assert answer.status_code in (415, 422), answer.text
+
+
+numbers = st.one_of(
+    st.sampled_from(["", "0", "0-1", "0,1", "1-0", "0-9999", "9", "-1", "0-", ",", "0,,1", "1e3", "0 ", "٣"]),
+    st.text(max_size=8),
+)
+
+
+@relaxed
+@given(
+    layer=addresses,
+    units=numbers,
+    ranks=numbers,
+    side=words,
+    which=st.one_of(st.sampled_from(["top", "bottom", "quantile"]), words),
+    mode=st.one_of(st.sampled_from(["crop", "context", "mask"]), words),
+    spread=words,
+)
+@example(layer="0", units="0-3", ranks="0-3", side="16", which="quantile", mode="mask", spread="1")
+@example(layer="4", units="0-2", ranks="0", side="512", which="top", mode="context", spread="0")
+def test_no_patches_make_the_server_stumble(client, **query):
+    answer = client.get("/api/patches", params=query)
+    assert answer.status_code < 500, answer.text
+
+
+@relaxed
+@given(
+    body=st.one_of(
+        st.binary(max_size=40),
+        st.recursive(
+            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8)),
+            lambda inner: st.one_of(
+                st.lists(inner, max_size=3),
+                st.dictionaries(st.sampled_from(["layers", "k", "images", "study", "x"]), inner, max_size=4),
+            ),
+            max_leaves=6,
+        ).map(lambda value: json.dumps(value).encode()),
+    )
+)
+def test_no_wish_to_mine_makes_the_server_stumble(client, body):
+    answer = client.post("/api/study/mine", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code < 500, answer.text
