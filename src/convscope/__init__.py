@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from convscope.errors import ConvscopeError
     from convscope.images import ImageSet, load_images
     from convscope.methods.base import Method
+    from convscope.mining.mine import mine
     from convscope.network.formats import load
     from convscope.network.network import Network
     from convscope.network.unit import Unit
@@ -34,6 +35,7 @@ _HOME = {
     "View": "convscope.view",
     "load": "convscope.network.formats",
     "load_images": "convscope.images",
+    "mine": "convscope.mining.mine",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "__version__",
     "load",
     "load_images",
+    "mine",
 ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convscope.mining.exact import BITS, EMPTY, SQUARE_BITS, bins, hashed, on_grid, smallest_bin
+from convscope.mining.exact import BITS, EMPTY, FINER, SUM_BITS, bins, hashed, on_grid, smallest_bin
 from convscope.mining.ranks import Ranks, pack
 from convscope.mining.reduce import Reduced, Wanted
 from convscope.mining.settings import COVARIANCE_UNITS
@@ -65,7 +65,7 @@ class Accumulator:
         self._zeros = torch.empty(rows, units, dtype=torch.int32, device=device)
         self._key = torch.full((2, units, settings.k), EMPTY, dtype=torch.int64, device=device)
         self._position = torch.zeros(2, units, settings.k, dtype=torch.int32, device=device)
-        self._sums = torch.zeros(8, units, dtype=torch.int64, device=device)
+        self._sums = torch.zeros(9, units, dtype=torch.int64, device=device)
         self._keeps_products = units <= COVARIANCE_UNITS
         self._product = torch.zeros(
             (units, units) if self._keeps_products else (0, 0), dtype=torch.float64, device=device
@@ -130,8 +130,10 @@ class Accumulator:
         self._position[which, held] = place.gather(1, order)
 
     def _add(self, maximum: Tensor, mean: Tensor, finite: Tensor) -> None:
-        pooled, clipped = on_grid(mean.masked_fill(~finite, 0.0), self._exponent, BITS)
-        for row, values in zip(self._sums, (pooled, ~finite, (maximum > 0) & finite, clipped), strict=False):
+        known = mean.masked_fill(~finite, 0.0)
+        finer, clipped = on_grid(known, self._exponent - FINER, SUM_BITS)
+        pooled, _ = on_grid(known, self._exponent, BITS)
+        for row, values in zip(self._sums, (finer, pooled, ~finite, (maximum > 0) & finite, clipped), strict=False):
             row += values.sum(0).long()
         if self._keeps_products:
             # Whole numbers below 2^53 throughout, so this product in float64 is exact.
@@ -139,10 +141,10 @@ class Accumulator:
 
     def _add_spots(self, mean: Tensor, mean_square: Tensor, finite: Tensor, spots: Tensor) -> None:
         known = finite[spots]
-        pooled, _ = on_grid(mean[spots].masked_fill(~known, 0.0), self._exponent, BITS)
-        square, clipped = on_grid(mean_square[spots].masked_fill(~known, 0.0), self._square_exponent, SQUARE_BITS)
+        pooled, _ = on_grid(mean[spots].masked_fill(~known, 0.0), self._exponent - FINER, SUM_BITS)
+        square, clipped = on_grid(mean_square[spots].masked_fill(~known, 0.0), self._square_exponent, SUM_BITS)
         totals = (clipped, pooled, square, self._zeros[spots].masked_fill(~known, 0), known)
-        for row, values in zip(self._sums[3:], totals, strict=True):
+        for row, values in zip(self._sums[4:], totals, strict=True):
             row += values.sum(0).long()
 
     def state(self, images: int) -> LayerState:
@@ -151,7 +153,7 @@ class Accumulator:
         units, k = self.layer.units, self._settings.k
         key, position = self._key.cpu().numpy(), self._position.cpu().numpy().astype(np.int64)
         sums = [each.cpu().numpy().copy() for each in self._sums]
-        total, not_finite, positive, clipped, spot_sum, spot_square, spot_zeros, spot_images = sums
+        total, pooled, not_finite, positive, clipped, spot_sum, spot_square, spot_zeros, spot_images = sums
         upper = np.triu_indices(units) if self._keeps_products else None
         product = self._product.cpu().numpy()[upper] if upper is not None else np.zeros(0)
         return LayerState(
@@ -164,6 +166,7 @@ class Accumulator:
             maxima=self._maxima,
             counts=Counts(
                 sum=total,
+                pooled_sum=pooled,
                 product=product.astype(np.int64),
                 spot_sum=spot_sum,
                 spot_square_sum=spot_square,

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # A pooled activation has at most 20 bits and a sign: the product of two, summed over 2²³ images, still fits in 64 bits,
 # and summed over 2¹³ images it is exact in float64, which matrix products are fast in.
 BITS = 20
-SQUARE_BITS = 40
+SUM_BITS = 40  # what is only summed can be on a finer grid
+FINER = SUM_BITS - BITS
 EXACT_IMAGES = 1 << 13
 _HEADROOM_BITS = 4  # how much larger than what was seen first a value may become before it is clipped (and counted)
 _OCTAVES = 8

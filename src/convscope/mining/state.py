@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from convscope.errors import ConvscopeError
-from convscope.mining.exact import bin_edges, hashed, smallest_bin
+from convscope.mining.exact import FINER, bin_edges, hashed, smallest_bin
 from convscope.mining.ranks import Ranks
 from convscope.view import Array, View
 
@@ -52,12 +52,14 @@ class Sample:
 class Counts:
     """What is added up for each unit, all integers: see docs/concepts/top-patches.md for what each one is for.
 
-    ``sum`` and ``spot_sum`` are multiples of 2**exponent, ``spot_square_sum`` of 2**square_exponent; ``product`` is the
-    packed upper triangle of the sum of pooled·pooled, in multiples of 2**(exponent + exponent), empty where it isn't
-    kept. Every n-th image is a spot image: its squares and its zeros cost another pass over the map each.
+    ``pooled_sum`` is in multiples of 2**exponent, ``product`` is the packed upper triangle of the sum of pooled·pooled
+    in multiples of the product of two of these, empty where it isn't kept; ``sum`` (the same sum) and ``spot_sum`` are
+    on the finer grid of 2**(exponent − 20), ``spot_square_sum`` on that of 2**square_exponent. Every n-th image is a
+    spot image: its squares and its zeros cost another pass over the map each.
     """
 
     sum: Array
+    pooled_sum: Array
     product: Array
     spot_sum: Array  # as sum, on the images looked at closely
     spot_square_sum: Array
@@ -76,17 +78,7 @@ class Counts:
         return tuple(getattr(self, name) for name in _COUNTS)
 
 
-_COUNTS = (
-    "sum",
-    "product",
-    "spot_sum",
-    "spot_square_sum",
-    "spot_zeros",
-    "spot_images",
-    "not_finite",
-    "positive",
-    "clipped",
-)
+_COUNTS = tuple(each.name for each in fields(Counts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,14 +161,14 @@ class LayerState:
         ``clipped`` images.
         """
         images = np.where(self.counted > 0, self.counted, np.nan).astype(np.float64)
-        mean = np.ldexp(self.counts.sum.astype(np.float64), self.exponent) / images
+        mean = np.ldexp(self.counts.sum.astype(np.float64), self.exponent - FINER) / images
         spots = np.where(self.counts.spot_images > 0, self.counts.spot_images, np.nan).astype(np.float64)
-        spot_mean = np.ldexp(self.counts.spot_sum.astype(np.float64), self.exponent) / spots
+        spot_mean = np.ldexp(self.counts.spot_sum.astype(np.float64), self.exponent - FINER) / spots
         spot_square = np.ldexp(self.counts.spot_square_sum.astype(np.float64), self.square_exponent) / spots
         return {
             "mean": mean,
             "variance": np.maximum(spot_square - spot_mean**2, 0.0),
-            "pooled_variance": self._pooled_variance(mean, images),
+            "pooled_variance": self._pooled_variance(images),
             "maximum": self.top.value[:, 0].astype(np.float64),
             "minimum": self.bottom.value[:, 0].astype(np.float64),
             "zero_fraction": self.counts.spot_zeros / (spots * self.rows * self.columns),
@@ -188,11 +180,12 @@ class LayerState:
             "clipped": self.counts.clipped.astype(np.float64),
         }
 
-    def _pooled_variance(self, mean: Array, images: Array) -> Array:
+    def _pooled_variance(self, images: Array) -> Array:
         if not self.counts.product.size:
             return np.full(self.units, np.nan)
         diagonal = self.counts.product[_diagonal(self.units)].astype(np.float64)
-        variance: Array = np.maximum(np.ldexp(diagonal, 2 * self.exponent) / images - mean**2, 0.0)
+        mean = self.counts.pooled_sum / images
+        variance: Array = np.ldexp(np.maximum(diagonal / images - mean**2, 0.0), 2 * self.exponent)
         return variance
 
     def covariance(self) -> Float[np.ndarray, "unit unit"]:
@@ -205,9 +198,9 @@ class LayerState:
         upper = np.triu_indices(self.units)
         scaled[upper] = self.counts.product
         scaled += np.triu(scaled, 1).T
-        product = np.ldexp(scaled, self.exponent[:, None] + self.exponent[None, :]) / max(self.images, 1)
-        mean = np.ldexp(self.counts.sum.astype(np.float64), self.exponent) / max(self.images, 1)
-        covariance: Array = product - mean[:, None] * mean[None, :]
+        mean = self.counts.pooled_sum / max(self.images, 1)
+        whole = scaled / max(self.images, 1) - mean[:, None] * mean[None, :]
+        covariance: Array = np.ldexp(whole, self.exponent[:, None] + self.exponent[None, :])
         return covariance
 
     def histogram(self) -> tuple[Int[np.ndarray, "unit bin"], Float[np.ndarray, " edge"]]:
