@@ -5,6 +5,7 @@ import { DEFAULTS, isStep, readHash, writeHash, type PageState } from "../src/st
 /** A value of every control that differs from its default. */
 const OTHER: PageState = {
   network: "7c1f0a99ab12",
+  tab: "gallery",
   unit: { layer: "layer4.1.relu@1", channel: 37, position: { row: 5, column: 6 } },
   image: 12,
   sheet: "activation_gradients",
@@ -21,6 +22,10 @@ const OTHER: PageState = {
   signed: "red-blue",
   positive: "magma",
   photo: "over",
+  which: "quantile",
+  cut: "mask",
+  rank: 3,
+  thumb: 96,
   table: true,
   pins: ["conv1:0", "layer1.0.conv1:3:1,2"],
   folded: ["kernel", "step"],

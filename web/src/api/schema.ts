@@ -18,3 +18,6 @@ export type SkippedImage = Schemas["Skipped"];
 export type MethodDescription = Schemas["Method"];
 export type Job = Schemas["JobEvent"];
 export type ErrorDescription = Schemas["ErrorBody"];
+/** What was mined, and how far the mining under way is. */
+export type Study = Schemas["Study"];
+export type StudyImage = Schemas["StudyImage"];

@@ -157,3 +157,10 @@ export function axisSize(array: NamedArray, axis: string): number {
   const place = array.axes.indexOf(axis);
   return place < 0 ? 1 : array.shape[place];
 }
+
+/** Where a channel lies on a View's unit axis: the View may hold a whole layer or this unit alone. */
+export function unitIndex(view: View, channel: number, count: number): number {
+  const { units } = view.meta;
+  if (units) return units.indexOf(channel);
+  return channel < count ? channel : -1;
+}

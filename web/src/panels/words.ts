@@ -1,10 +1,10 @@
 // How layers, fields and targets are put into words; the words themselves are in the catalogue.
 
 import type { Layer, Session } from "../api/schema";
-import { formatCount } from "../paint/number";
+import { formatCount, formatNumber } from "../paint/number";
 import { parseObjective } from "../state/objective";
 import { isKnown, seesAll } from "../state/receptive";
-import { t } from "../strings";
+import { t, tOr } from "../strings";
 
 /** "7×7", "up to 31×31" where units or positions differ or it isn't known better, "whole image" */
 export function fieldText(layer: Layer, imageSize: readonly [number, number]): string {
@@ -95,4 +95,15 @@ export function noKernelText(layer: Layer): string {
   const article = /^[aeiou]/i.test(kind) ? "An" : "A";
   if (/norm/i.test(layer.kind) && layer.parameters === 2 * layer.shape[0]) return t("kernel.normalization", { article, kind });
   return t(layer.parameters > 0 ? "kernel.otherWeights" : "kernel.none", { article, kind, count: formatCount(layer.parameters) });
+}
+
+/** What a statistic is; of a study, it is taken over all images. */
+export const statisticHelp = (name: string, mined: boolean): string =>
+  tOr(mined ? `statistic.mined.${name}` : "", tOr(`statistic.help.${name}`, name));
+
+/** 0.1234 -> "12.3 %"; what is nearly nothing or nearly all isn't rounded to it. */
+export function percentText(fraction: number): string {
+  const percent = 100 * fraction;
+  if (percent > 99 && percent < 100) return `${Math.min(99.99, Math.floor(percent * 100) / 100)} %`;
+  return `${formatNumber(percent)} %`;
 }

@@ -1,7 +1,7 @@
 // Decoded Views, the most recently used kept, within a budget of bytes; equal requests in flight share one answer.
 
 import type { View } from "../api/view";
-import { viewPath, type Source, type ViewRequest } from "./source";
+import { viewKey, type Source, type ViewRequest } from "./source";
 
 interface Flight {
   readonly promise: Promise<View>;
@@ -28,7 +28,7 @@ export class ViewCache {
 
   /** The View if it is here; marks it as used. */
   peek(request: ViewRequest): View | undefined {
-    const key = viewPath(request);
+    const key = viewKey(request);
     const view = this.views.get(key);
     if (view) {
       this.views.delete(key);
@@ -41,7 +41,7 @@ export class ViewCache {
   get(request: ViewRequest, signal: AbortSignal, started?: (job: string) => void): Promise<View> {
     const known = this.peek(request);
     if (known) return Promise.resolve(known);
-    const key = viewPath(request);
+    const key = viewKey(request);
     const flight = this.flights.get(key) ?? this.takeOff(key, request);
     started?.(flight.job);
     flight.waiting++;

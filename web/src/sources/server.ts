@@ -1,9 +1,9 @@
 // The source behind `convscope open`: plain HTTP and server-sent events, same origin, cookie set by the first link.
 
 import { Failure, isAbort, readFailure } from "../api/failure";
-import type { AddedImage, ImageDescription, Images, Job, Layers, ReceptiveFieldBox, Session } from "../api/schema";
+import type { AddedImage, ImageDescription, Images, Job, Layers, ReceptiveFieldBox, Session, Study, StudyImage } from "../api/schema";
 import { BadView, readView, type View } from "../api/view";
-import { viewPath, type SaveFormat, type Source, type ViewRequest } from "./source";
+import { atlasPath, viewPath, type AtlasRequest, type SaveFormat, type Source, type ViewRequest } from "./source";
 
 export class ServerSource implements Source {
   /** @param words what to say when the server can't be reached or answers nonsense */
@@ -51,10 +51,26 @@ export class ServerSource implements Source {
     return `${path}${path.includes("?") ? "&" : "?"}format=${format}`;
   }
 
-  follow(listener: (job: Job) => void, lost: () => void): () => void {
+  study = (signal?: AbortSignal) => this.json<Study>("api/study", { signal });
+
+  mine(layers: readonly string[] | null, k: number | null, job: string): Promise<Study> {
+    const headers = { "Content-Type": "application/json", "X-Convscope-Job": job };
+    return this.json<Study>("api/study/mine", { method: "POST", body: JSON.stringify({ layers, k }), headers });
+  }
+
+  async atlas(request: AtlasRequest, signal: AbortSignal): Promise<ImageBitmap> {
+    const response = await this.fetch(atlasPath(request), { signal });
+    return createImageBitmap(await response.blob());
+  }
+
+  studyImage = (image: number, signal?: AbortSignal) => this.json<StudyImage>(`api/study/images/${image}`, { signal });
+  studyPrepared = (image: number) => `api/study/images/${image}/prepared`;
+
+  follow(listener: (job: Job) => void, grown: () => void, lost: () => void): () => void {
     const events = new EventSource("api/events");
     events.addEventListener("error", lost);
     events.addEventListener("job", (event) => listener(JSON.parse((event as MessageEvent<string>).data) as Job));
+    events.addEventListener("study", grown);
     return () => events.close();
   }
 

@@ -1,7 +1,8 @@
 // Where Views come from. The page knows only this: a server today, a folder of blobs without Python later.
 
-import type { ImageDescription, Images, Job, Layer, ReceptiveFieldBox, Session } from "../api/schema";
+import type { ImageDescription, Images, Job, Layer, ReceptiveFieldBox, Session, Study, StudyImage } from "../api/schema";
 import type { View } from "../api/view";
+import type { Cut, Which } from "../state/patches";
 
 /** Everything that decides a View; equal requests are the same View. */
 export interface ViewRequest {
@@ -9,6 +10,18 @@ export interface ViewRequest {
   readonly target?: string;
   readonly images?: readonly number[];
   readonly parameters?: Readonly<Record<string, string | number | boolean>>;
+  /** Of what grows while it is looked at: which state of it. Not sent; the server answers what there is. */
+  readonly revision?: number;
+}
+
+/** One picture with the patches of some units: units in rows, ranks in columns, each `side` pixels. */
+export interface AtlasRequest {
+  readonly layer: string;
+  readonly which: Which;
+  readonly cut: Cut;
+  readonly units: readonly number[];
+  readonly ranks: number;
+  readonly side: number;
 }
 
 export type SaveFormat = "png" | "svg" | "npz";
@@ -25,11 +38,20 @@ export interface Source {
   thumbnail(image: number, side: number): string;
   prepared(image: number): string;
   download(request: ViewRequest, format: SaveFormat): string;
-  /** Follow jobs; `lost` is told when the line breaks. Returns how to stop. */
-  follow(listener: (job: Job) => void, lost: () => void): () => void;
+  study(signal?: AbortSignal): Promise<Study>;
+  /** Start mining these layers (null: every convolution, or those of the study); the work goes on as the job. */
+  mine(layers: readonly string[] | null, k: number | null, job: string): Promise<Study>;
+  atlas(request: AtlasRequest, signal: AbortSignal): Promise<ImageBitmap>;
+  studyImage(image: number, signal?: AbortSignal): Promise<StudyImage>;
+  studyPrepared(image: number): string;
+  /** Follow jobs, and hear when what was mined grew; `lost` is told when the line breaks. Returns how to stop. */
+  follow(listener: (job: Job) => void, grown: () => void, lost: () => void): () => void;
 }
 
-/** The text that names a View: the path and query of its route, parameters in alphabetical order. */
+/** The text that names a View. */
+export const viewKey = (request: ViewRequest): string => `${viewPath(request)}${request.revision ? `#${request.revision}` : ""}`;
+
+/** The text of the route that answers a request: path and query, parameters in alphabetical order. */
 export function viewPath({ method, target = "", images, parameters = {} }: ViewRequest): string {
   const query = new URLSearchParams();
   if (target) query.set("target", target);
@@ -37,4 +59,20 @@ export function viewPath({ method, target = "", images, parameters = {} }: ViewR
   for (const name of Object.keys(parameters).sort()) query.set(name, String(parameters[name]));
   const text = query.toString();
   return `api/views/${encodeURIComponent(method)}${text ? `?${text}` : ""}`;
+}
+
+/** [0, 1, 2, 7] -> "0-2,7" */
+export function spans(numbers: readonly number[]): string {
+  const found: [first: number, last: number][] = [];
+  for (const number of numbers) {
+    const last = found.at(-1);
+    if (last && last[1] + 1 === number) last[1] = number;
+    else found.push([number, number]);
+  }
+  return found.map(([first, last]) => (first === last ? String(first) : `${first}-${last}`)).join(",");
+}
+
+export function atlasPath({ layer, which, cut, units, ranks, side }: AtlasRequest): string {
+  const query = { layer, which, units: spans(units), ranks: spans([...Array(ranks).keys()]), side: String(side), mode: cut };
+  return `api/patches?${new URLSearchParams(query)}`;
 }

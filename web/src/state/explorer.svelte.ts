@@ -13,6 +13,7 @@ import { parseAddress, samePosition, unitAddress, type Position } from "./addres
 import { nearest } from "./nearest";
 import { MOST_IMAGES, shownSheet, shownSource } from "./requests";
 import { Resource, type Surroundings } from "./resource.svelte";
+import { StudyState } from "./study.svelte";
 import { arcs, isQuiet, spineRows, unfolded } from "./spine";
 import { isStep, MAXIMUM_PINS, readHash, SHEETS, writeHash, type PageState, type Sheet } from "./url";
 
@@ -47,6 +48,7 @@ export class Explorer implements Surroundings {
   /** Layer address -> what is wrong with its units on the chosen image. */
   readonly lamps = new SvelteMap<string, { dead: number; nan: number; units: number }>();
   readonly cache: ViewCache;
+  readonly study: StudyState;
   private readonly resources: Resource[] = [];
   private written = "";
   private writtenState: PageState;
@@ -82,6 +84,7 @@ export class Explorer implements Surroundings {
 
   constructor(readonly source: Source) {
     this.cache = new ViewCache(source);
+    this.study = new StudyState(this);
     this.writtenState = $state.snapshot(this.page) as PageState;
     if (!this.page.theme) this.page.theme = this.keptTheme();
   }
@@ -90,7 +93,7 @@ export class Explorer implements Surroundings {
   async open(): Promise<void> {
     try {
       // Before the first answer: opening the network is a job too.
-      this.unfollow ??= this.source.follow((job) => this.heard(job), () => void this.ask());
+      this.unfollow ??= this.source.follow((job) => this.heard(job), () => this.study.grown(), () => void this.ask());
       const [session, layers, listed] = await Promise.all([this.source.session(), this.source.layers(), this.source.images()]);
       const other = this.session && this.session.network.fingerprint !== session.network.fingerprint;
       if (other) return location.reload();
@@ -101,6 +104,7 @@ export class Explorer implements Surroundings {
       this.failure = null;
       this.gone = false;
       if (!this.wrongNetwork) this.settle();
+      void this.study.refresh();
       for (const resource of this.resources) if (resource.failure?.serverGone) resource.retry();
     } catch (error) {
       this.failure = toFailure(error);
@@ -309,6 +313,7 @@ export class Explorer implements Surroundings {
   }
 
   private heard(job: Job): void {
+    this.study.heard(job);
     if (job.state === "done" || job.state === "failed" || job.state === "cancelled") this.jobs.delete(job.id);
     else this.jobs.set(job.id, job);
   }

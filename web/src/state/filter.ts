@@ -1,4 +1,5 @@
-// Which units a sheet shows: "0-31, 40", "norm > 0.5 and ratio < 1e-3", "features.0:7", "not zero_fraction = 1".
+// Which units a sheet shows: "0-31, 40", "norm > 0.5 and ratio < 1e-3", "features.0:7", "not zero_fraction = 1",
+// "class contains dog", "dead".
 
 import type { Statistics } from "./statistics";
 import { parseAddress } from "./address";
@@ -13,6 +14,9 @@ export interface FilterProblem {
 }
 
 const COMPARISON = /^(\w+)\s*(<=|>=|!=|==?|<|>|≤|≥)\s*([+\-−]?(?:\d+\.?\d*|\.\d+)(?:e[+\-−]?\d+)?)$/i;
+const CLASS = /^class\s*(contains|has|~|=|is)\s*(?:"([^"]*)"|'([^']*)'|“([^”]*)”|(.+))$/i;
+// A quoted name may hold what joins conditions elsewhere.
+const QUOTED = /"[^"]*"|“[^”]*”/g;
 const SPAN = /^(\d+)(?:\s*(?:-|–|\.\.|…)\s*(\d+))?$/;
 
 const COMPARE: Readonly<Record<string, (one: number, other: number) => boolean>> = {
@@ -27,14 +31,21 @@ const COMPARE: Readonly<Record<string, (one: number, other: number) => boolean>>
   "!=": (one, other) => one !== other,
 };
 
-/** Commas and "or" join alternatives, "and" joins conditions, "not" turns one around. Empty keeps everything. */
-export function parseFilter(text: string, statistics: Statistics): Keep | FilterProblem {
+/**
+ * Commas and "or" join alternatives, "and" joins conditions, "not" turns one around. Empty keeps everything.
+ *
+ * @param classes name of each unit's most frequent class among its top images, by unit; empty when nothing was mined
+ */
+export function parseFilter(text: string, statistics: Statistics, classes: readonly string[] = []): Keep | FilterProblem {
   if (text.trim() === "") return () => true;
+  const quoted: string[] = [];
+  const bare = text.replace(QUOTED, (name) => `"${quoted.push(name.slice(1, -1)) - 1}"`);
+  const whole = (term: string) => term.replace(/"(\d+)"/g, (_, index: string) => `"${quoted[Number(index)]}"`);
   const alternatives: Keep[] = [];
-  for (const alternative of text.split(/,|\bor\b|\|\|/i)) {
+  for (const alternative of bare.split(/,|\bor\b|\|\|/i)) {
     const conditions: Keep[] = [];
     for (const condition of alternative.split(/\band\b|&&/i)) {
-      const term = parseTerm(condition.trim(), statistics);
+      const term = parseTerm(whole(condition.trim()), statistics, classes);
       if (typeof term !== "function") return term;
       conditions.push(term);
     }
@@ -43,10 +54,10 @@ export function parseFilter(text: string, statistics: Statistics): Keep | Filter
   return (channel, index) => alternatives.some((keep) => keep(channel, index));
 }
 
-function parseTerm(text: string, statistics: Statistics): Keep | FilterProblem {
+function parseTerm(text: string, statistics: Statistics, classes: readonly string[]): Keep | FilterProblem {
   const negated = /^(?:not\b|!)\s*(.*)$/i.exec(text);
   if (negated) {
-    const inner = parseTerm(negated[1], statistics);
+    const inner = parseTerm(negated[1], statistics, classes);
     return typeof inner === "function" ? (channel, index) => !inner(channel, index) : inner;
   }
   const span = SPAN.exec(text);
@@ -54,6 +65,20 @@ function parseTerm(text: string, statistics: Statistics): Keep | FilterProblem {
     const first = Number(span[1]);
     const last = Number(span[2] ?? span[1]);
     return (channel) => channel >= first && channel <= last;
+  }
+  const named = CLASS.exec(text);
+  if (named) {
+    if (!classes.length) return { problem: "statistic", text: "class", known: [...statistics.keys()] };
+    const sought = (named[2] ?? named[3] ?? named[4] ?? named[5]).trim().toLowerCase();
+    const exact = /^(=|is)$/i.test(named[1]);
+    return (channel) => {
+      const name = (classes[channel] ?? "").toLowerCase();
+      return name !== "" && (exact ? name === sought : name.includes(sought));
+    };
+  }
+  if (/^dead$/i.test(text) && statistics.has("positive_fraction")) {
+    const excited = statistics.get("positive_fraction") as ArrayLike<number>;
+    return (_, index) => excited[index] === 0;
   }
   const comparison = COMPARISON.exec(text);
   if (comparison) {

@@ -30,10 +30,15 @@ export function shownSource(layer: Layer, wanted: SpatialSource): SpatialSource 
 }
 
 export function needsImages(sheet: Sheet, of: SpatialSource): boolean {
-  return !(sheet === "weights" || (sheet === "spatial_gradients" && of === "weights"));
+  return !(sheet === "weights" || sheet === "top_patches" || (sheet === "spatial_gradients" && of === "weights"));
 }
 
-type Choice = Pick<PageState, "of" | "objective"> & { images: readonly number[]; image: number | null };
+type Choice = Pick<PageState, "of" | "objective"> & {
+  images: readonly number[];
+  image: number | null;
+  /** Which state of the study has this layer; null: it isn't mined. */
+  revision?: number | null;
+};
 
 export function sheetRequest(layer: Layer, sheet: Sheet, choice: Choice): ViewRequest | null {
   const { objective, image } = choice;
@@ -51,6 +56,8 @@ export function sheetRequest(layer: Layer, sheet: Sheet, choice: Choice): ViewRe
       return { method: sheet, target, images: one };
     case "activation_gradients":
       return { method: sheet, target, images: one, parameters: { objective } };
+    case "top_patches":
+      return choice.revision ? patchesRequest(layer, choice.revision) : null;
     case "spatial_gradients": {
       // The image belongs to no layer: the same View whichever layer is open.
       if (of === "image") return { method: sheet, images: one, parameters: { of } };
@@ -118,3 +125,6 @@ export function convolutionRequest(
 export function predictionRequest(images: readonly number[], top: number): ViewRequest | null {
   return images.length ? { method: "predictions", images, parameters: { top } } : null;
 }
+
+/** What a study says of a layer: the same path for every state of the study, answered with the newest. */
+export const patchesRequest = (layer: Layer, revision: number): ViewRequest => ({ method: "top_patches", target: layer.address, revision });

@@ -4,7 +4,7 @@ import { isAbort, toFailure, type Failure } from "../api/failure";
 import type { Job } from "../api/schema";
 import type { View } from "../api/view";
 import type { ViewCache } from "../sources/cache";
-import { viewPath, type ViewRequest } from "../sources/source";
+import { viewKey, viewPath, type ViewRequest } from "../sources/source";
 
 /** How long the person has waited: nothing is shown, a skeleton, what is being done, progress and cancel. */
 export type Phase = "still" | "skeleton" | "message" | "long";
@@ -39,9 +39,9 @@ export class Resource {
 
   constructor(private readonly around: Surroundings) {}
 
-  /** True while what is shown isn't what is asked for. */
+  /** True while what is shown isn't what is asked for; an earlier state of the same is. */
   get stale(): boolean {
-    return this.shown !== this.wanted;
+    return this.shown !== this.wanted && !(this.shown && this.wanted && viewPath(this.shown) === viewPath(this.wanted));
   }
 
   /** The View if it answers what is asked for now. */
@@ -55,7 +55,7 @@ export class Resource {
 
   /** Ask for a View; a cached one is there at once. `delay` waits for a pause in a run of changes. */
   load(request: ViewRequest | null, delay = 0): void {
-    const key = request ? viewPath(request) : "";
+    const key = request ? viewKey(request) : "";
     if (key === this.key) return;
     this.key = key;
     this.stop();

@@ -1,19 +1,23 @@
 // The contact sheet's state: which View, its tiles, their order, and the scale of each.
 
-import type { View } from "../api/view";
+import { arrayOf, axisSize, type View } from "../api/view";
 import { fillingTile, fittingTile, stepInGrid, type Step } from "../paint/layout";
 import { clippedCount, fullScale, magnitudeQuantile, signOf, type Scale } from "../paint/scale";
 import type { TileSet } from "../paint/tile";
 import type { Explorer } from "./explorer.svelte";
 import { parseFilter, type FilterProblem } from "./filter";
 import { sheetRequest, TILE_SLICES } from "./requests";
-import { order, statisticsOf, type Statistics } from "./statistics";
-import { shownArray, tileRange, tileSet } from "./tileset";
+import { rankCount, topClasses } from "./patches";
+import { order, statisticsOf, withMore, type Statistics } from "./statistics";
+import { shownArray, tileRange, tileSet, unitsOf } from "./tileset";
 import { LARGEST_TILE } from "./url";
 
 const MOST = 0.995;
 const FAINT = 0.3;
 const NO_STATISTICS: Statistics = new Map();
+const NO_UNITS = new Int32Array();
+// A single patch tells little of a unit: where there is room, a tile shows nine.
+const NINE_PATCHES = 96;
 
 export class SheetState {
   readonly resource;
@@ -29,13 +33,14 @@ export class SheetState {
   }
 
   readonly request = $derived.by(() => {
-    const { layer, sheet, page, gradientImages, image } = this.explorer;
+    const { layer, sheet, page, gradientImages, image, study } = this.explorer;
     if (!layer) return null;
-    return sheetRequest(layer, sheet, {
+    return sheetRequest(layer, page.tab === "gallery" ? "top_patches" : sheet, {
       of: page.of,
       objective: page.objective,
       images: gradientImages,
       image: image?.id ?? null,
+      revision: study.has(layer) ? study.revision : null,
     });
   });
 
@@ -44,23 +49,39 @@ export class SheetState {
   readonly shownSheet = $derived.by(() => this.resource.shown?.method ?? "weights");
   /** Tiles are the image's own channels, not units of the layer. */
   readonly ofImage = $derived.by(() => this.resource.shown !== null && !this.resource.shown.target);
-  readonly tiles: TileSet | null = $derived.by(() => this.view ? tileSet(this.view, shownArray(this.view, this.shownSheet, this.explorer.page.component), TILE_SLICES) : null);
-  readonly statistics: Statistics = $derived.by(() => this.view && this.tiles ? statisticsOf(this.view, this.tiles) : NO_STATISTICS);
+  /** Pictures cut out of images instead of numbers painted in colors. */
+  readonly patches: View | null = $derived.by(() => (this.view?.kind === "top_patches" ? this.view : null));
+  readonly tiles: TileSet | null = $derived.by(() => this.view && !this.patches ? tileSet(this.view, shownArray(this.view, this.shownSheet, this.explorer.page.component), TILE_SLICES) : null);
+  /** The unit of each tile, before sorting. */
+  readonly units: Int32Array = $derived.by(() => this.tiles?.units ?? (this.patches ? unitsOf(this.patches, axisSize(arrayOf(this.patches, "image"), "unit")) : NO_UNITS));
+  /** What was mined of the layer on the screen. */
+  private readonly mined: View | null = $derived.by(() => {
+    if (this.patches) return this.patches;
+    const view = this.explorer.study.patches.view;
+    return view && !this.ofImage && view.meta.layer === this.view?.meta.layer ? view : null;
+  });
+  /** The View's own numbers per unit, and what is known of the units from the study besides. */
+  readonly statistics: Statistics = $derived.by(() => {
+    if (!this.view) return NO_STATISTICS;
+    const own = statisticsOf(this.view, this.tiles ?? undefined);
+    return this.mined && this.mined !== this.view ? withMore(own, statisticsOf(this.mined), this.units) : own;
+  });
+  /** The class that is most frequent among each unit's top images, by unit; empty where nothing was mined. */
+  readonly classes: readonly string[] = $derived.by(() => (this.mined ? topClasses(this.mined) : []));
   /** The sort in effect; a statistic that this View lacks falls back to the index. */
   readonly sort = $derived.by(() => this.statistics.has(this.explorer.page.sort) ? this.explorer.page.sort : "index");
-  readonly filter = $derived.by(() => parseFilter(this.explorer.page.filter, this.statistics));
+  readonly filter = $derived.by(() => parseFilter(this.explorer.page.filter, this.statistics, this.classes));
   readonly filterProblem: FilterProblem | null = $derived.by(() => typeof this.filter === "function" ? null : this.filter);
   readonly order: Int32Array = $derived.by(() => {
-    const { tiles, filter, statistics, sort } = this;
-    if (!tiles) return new Int32Array();
-    const keep = typeof filter === "function" ? (index: number) => filter(tiles.units[index], index) : () => true;
-    return order(tiles.units.length, statistics.get(sort), this.explorer.page.descending, keep);
+    const { units, filter, statistics, sort } = this;
+    const keep = typeof filter === "function" ? (index: number) => filter(units[index], index) : () => true;
+    return order(units.length, statistics.get(sort), this.explorer.page.descending, keep);
   });
   /** Place in the order of each channel. */
   readonly places = $derived.by(() => {
     const places = new Map<number, number>();
-    const { tiles, order } = this;
-    if (tiles) order.forEach((index, place) => places.set(tiles.units[index], place));
+    const { units, order } = this;
+    order.forEach((index, place) => places.set(units[index], place));
     return places;
   });
   readonly place = $derived.by(() => this.explorer.channel === null || this.ofImage ? -1 : (this.places.get(this.explorer.channel) ?? -1));
@@ -103,7 +124,13 @@ export class SheetState {
   readonly tile = $derived.by(() => {
     const { page } = this.explorer;
     if (this.ofImage) return page.tile || Math.max(48, Math.min(LARGEST_TILE, fillingTile(Math.max(1, this.order.length), this.width)));
-    return page.tile || fittingTile(this.tiles?.units.length ?? 0, this.width, this.height);
+    return page.tile || fittingTile(this.units.length, this.width, this.height);
+  });
+
+  /** How many of a unit's patches its tile shows. */
+  readonly patchCells = $derived.by(() => {
+    const { patches } = this;
+    return patches ? Math.min(this.tile >= NINE_PATCHES ? 9 : 1, rankCount(patches, this.explorer.page.which)) : 0;
   });
 
   /** The unit that a key leads to: along the tiles, or by index where the tiles are none of the layer's units. */
@@ -118,7 +145,7 @@ export class SheetState {
 
   /** The address that a place of the sheet stands for. */
   channelAt(place: number): number | null {
-    const { tiles, order } = this;
-    return tiles && place >= 0 && place < order.length ? tiles.units[order[place]] : null;
+    const { units, order } = this;
+    return place >= 0 && place < order.length ? units[order[place]] : null;
   }
 }

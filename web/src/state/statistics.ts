@@ -22,6 +22,15 @@ export function statisticsOf(view: View, tiles?: TileSet): Statistics {
   return found;
 }
 
+/** A View's own statistics, and others by unit number that it has no name for. */
+export function withMore(own: Statistics, byUnit: Statistics, units: Int32Array): Statistics {
+  const found = new Map(own);
+  for (const [name, values] of byUnit) {
+    if (!found.has(name)) found.set(name, Float64Array.from(units, (unit) => values[unit]));
+  }
+  return found;
+}
+
 function norms({ data, stride, units }: TileSet): Float32Array {
   return Float32Array.from(units, (_, index) => {
     let sum = 0;

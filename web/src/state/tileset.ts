@@ -20,7 +20,8 @@ export function tileSet(view: View, name: string, slices: number): TileSet {
   return array.axes.includes("slice") ? sliceTiles(view, array, range, slices) : mapTiles(view, array, range);
 }
 
-function unitsOf(view: View, count: number): Int32Array {
+/** The unit at each place of a View's unit axis. */
+export function unitsOf(view: View, count: number): Int32Array {
   const named = view.meta.units;
   return named && named.length === count ? Int32Array.from(named) : Int32Array.from({ length: count }, (_, unit) => unit);
 }

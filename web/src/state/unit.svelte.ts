@@ -1,6 +1,6 @@
 // The unit on the right: its kernel, gradient, map and one number taken apart, each from a View that may already be here.
 
-import { arrayOf, axisSize, type NamedArray, type View } from "../api/view";
+import { arrayOf, axisSize, unitIndex, type NamedArray, type View } from "../api/view";
 import type { Plane } from "../paint/planes";
 import { fullScale, rangeOf, type Range, type Scale } from "../paint/scale";
 import type { Position } from "./address";
@@ -16,13 +16,6 @@ import {
   mapRequest,
   predictionRequest,
 } from "./requests";
-
-/** Where a channel lies on a View's unit axis: the View may hold a whole layer or this unit alone. */
-export function unitIndex(view: View, channel: number, count: number): number {
-  const { units } = view.meta;
-  if (units) return units.indexOf(channel);
-  return channel < count ? channel : -1;
-}
 
 /** One unit's slices of a kernel-like array. */
 export interface Slices {

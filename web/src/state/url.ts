@@ -2,8 +2,12 @@
 
 import { POSITIVE_MAPS, SIGNED_MAPS, type PositiveMap, type SignedMap, type Theme } from "../paint/colormap";
 import { formatAddress, parseAddress, type Address } from "./address";
+import { CUTS, WHICH, type Cut, type Which } from "./patches";
 
-export const SHEETS = ["weights", "weight_gradients", "spatial_gradients", "activations", "activation_gradients"] as const;
+export const TABS = ["explore", "gallery"] as const;
+export type Tab = (typeof TABS)[number];
+
+export const SHEETS = ["weights", "weight_gradients", "spatial_gradients", "activations", "activation_gradients", "top_patches"] as const;
 export type Sheet = (typeof SHEETS)[number];
 
 export const SPATIAL_SOURCES = ["weights", "weight_gradients", "activations", "image"] as const;
@@ -18,10 +22,12 @@ export type PhotoMode = (typeof PHOTO_MODES)[number];
 export const MAXIMUM_PINS = 4;
 export const SMALLEST_TILE = 16;
 export const LARGEST_TILE = 256;
+export const LARGEST_THUMB = 160;
 
 export interface PageState {
   /** First hexadecimal digits of the fingerprint the link was made for; "" in a fresh page. */
   network: string;
+  tab: Tab;
   /** Layer, unit and position; layer "" before the first network is known. */
   unit: Address;
   image: number | null;
@@ -42,6 +48,12 @@ export interface PageState {
   signed: SignedMap;
   positive: PositiveMap;
   photo: PhotoMode;
+  /** Patches: of which images, what of each, and the one that is open beside its whole image. */
+  which: Which;
+  cut: Cut;
+  rank: number | null;
+  /** CSS pixels of a patch in the gallery. */
+  thumb: number;
   /** The units' numbers as a table instead of pictures. */
   table: boolean;
   pins: string[];
@@ -55,6 +67,7 @@ export interface PageState {
 
 export const DEFAULTS: Readonly<PageState> = {
   network: "",
+  tab: "explore",
   unit: { layer: "", channel: null, position: null },
   image: null,
   sheet: "weights",
@@ -71,6 +84,10 @@ export const DEFAULTS: Readonly<PageState> = {
   signed: "orange-blue",
   positive: "viridis",
   photo: "beside",
+  which: "top",
+  cut: "crop",
+  rank: null,
+  thumb: 56,
   table: false,
   pins: [],
   folded: [],
@@ -103,8 +120,14 @@ const list = {
   read: (value: string) => value.split("~").filter((item) => item !== ""),
 };
 
+const tileSize = (value: string, largest: number) => {
+  const size = wholeNumber(value);
+  return size ? Math.min(largest, Math.max(SMALLEST_TILE, size)) : undefined;
+};
+
 const FIELDS: { [Name in keyof PageState]: Field<Name> } = {
   network: { key: "network", write: text, read: (value) => (/^[0-9a-f]{1,64}$/.test(value) ? value : undefined) },
+  tab: { key: "tab", write: text, read: oneOf(TABS) },
   unit: { key: "unit", write: formatAddress, read: (value) => parseAddress(value) ?? undefined },
   image: { key: "image", write: String, read: wholeNumber },
   sheet: { key: "show", write: text, read: oneOf(SHEETS) },
@@ -115,19 +138,16 @@ const FIELDS: { [Name in keyof PageState]: Field<Name> } = {
   sort: { key: "sort", write: text, read: (value) => (/^\w{1,40}$/.test(value) ? value : undefined) },
   descending: { key: "descending", ...flag },
   filter: { key: "filter", write: text, read: (value) => value.slice(0, 300) },
-  tile: {
-    key: "tile",
-    write: String,
-    read: (value) => {
-      const size = wholeNumber(value);
-      return size ? Math.min(LARGEST_TILE, Math.max(SMALLEST_TILE, size)) : undefined;
-    },
-  },
+  tile: { key: "tile", write: String, read: (value) => tileSize(value, LARGEST_TILE) },
   scale: { key: "scale", write: text, read: oneOf(["layer", "unit"] as const) },
   clip: { key: "clip", ...flag },
   signed: { key: "signed", write: text, read: oneOf(SIGNED_MAPS) },
   positive: { key: "positive", write: text, read: oneOf(POSITIVE_MAPS) },
   photo: { key: "photo", write: text, read: oneOf(PHOTO_MODES) },
+  which: { key: "which", write: text, read: oneOf(WHICH) },
+  cut: { key: "cut", write: text, read: oneOf(CUTS) },
+  rank: { key: "rank", write: (value) => String(value ?? ""), read: wholeNumber },
+  thumb: { key: "thumb", write: String, read: (value) => tileSize(value, LARGEST_THUMB) },
   table: { key: "table", ...flag },
   pins: {
     key: "pins",
@@ -190,10 +210,12 @@ export function readHash(hash: string): PageState {
 }
 
 /** Changes that deserve a step in the browser's history; the rest only rewrites the address. */
-const STEPS: readonly (keyof PageState)[] = ["unit", "image", "sheet", "of", "component", "objective", "over", "pins"];
+const STEPS: readonly (keyof PageState)[] = ["tab", "unit", "image", "sheet", "of", "component", "objective", "over", "which", "cut", "rank", "pins"];
 
 export function isStep(before: PageState, after: PageState): boolean {
   return STEPS.some((name) => {
+    // Opening a patch is a step; going on to the next one is not.
+    if (name === "rank") return (before.rank === null) !== (after.rank === null);
     if (name !== "unit") return !same(before[name], after[name]);
     return before.unit.layer !== after.unit.layer || before.unit.channel !== after.unit.channel;
   });

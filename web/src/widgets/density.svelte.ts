@@ -21,9 +21,13 @@ export const screen = {
   },
 };
 
-let family = "";
-/** The monospace family of the page, as canvas text wants it. */
-export function codeFont(): string {
-  family ||= getComputedStyle(document.documentElement).getPropertyValue("--code").trim() || "monospace";
-  return family;
-}
+const families = new Map<string, string>();
+const family = (token: string, otherwise: string): string => {
+  const known = families.get(token) ?? (getComputedStyle(document.documentElement).getPropertyValue(token).trim() || otherwise);
+  families.set(token, known);
+  return known;
+};
+
+/** The families of the page, as canvas text wants them. */
+export const codeFont = (): string => family("--code", "monospace");
+export const wordFont = (): string => family("--words", "sans-serif");
