@@ -42,7 +42,9 @@ class Found:
 def search(folder: str) -> Found:
     """Everything below a folder that is or holds images. Hidden files, and links to folders, are passed over."""
     found = Found(os.path.abspath(folder))  # noqa: PTH100 - a path in text
-    for name, entry in _entries(found.folder, "", found.skipped):
+    for seen, (name, entry) in enumerate(_entries(found.folder, "", found.skipped)):
+        if seen % 10_000 == 0:
+            report(0, 1, "listing the images")
         lower = entry.name.lower()
         if lower.endswith(SUFFIXES):
             try:

@@ -263,5 +263,7 @@ def _fingerprint(image: Image) -> str | None:
 
 def printable(name: str) -> str:
     """A file's name as text that can be shown and sent; what isn't Unicode or can't be printed is replaced."""
+    if name.isprintable():
+        return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
