@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # What each kind may take of the budget: none can starve another.
 SHARES = {"filters": 0.3, "histograms": 0.25, "kernels": 0.15, "maps": 0.3}
-ALLOWANCE = 1.0  # seconds at the beginning, where every step counts
+# Seconds lent at the beginning, where every step counts. With the default budget of 2 % they are paid back in 50 s.
+ALLOWANCE = 0.5
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ def _positive(name: str, value: Any) -> None:
 class Purse:
     """The seconds that one kind of recording may still take: it earns a share of the time that passes.
 
+    It begins full, on credit: half of what it earns pays that back, so that in the end no more than the share is spent.
     What isn't spent is kept, up to ``size`` or one and a half times what a recording costs, so that a pause doesn't
     buy a burst. Costs that are only known later may leave it in debt.
     """
@@ -141,14 +142,18 @@ class Purse:
     share: float
     size: float
     cost: float = 0.0  # of one recording, as it was lately
-    seconds: float = field(default=0.0)
+    seconds: float = field(init=False)
+    owed: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.seconds = self.size
+        self.seconds = self.owed = self.size
 
     def earn(self, elapsed: float) -> None:
         """Time has passed."""
-        self.seconds = min(self.seconds + self.share * elapsed, max(self.size, 1.5 * self.cost))
+        income = self.share * elapsed
+        repaid = min(self.owed, income / 2)
+        self.owed -= repaid
+        self.seconds = min(self.seconds + income - repaid, max(self.size, 1.5 * self.cost))
 
     def spend(self, seconds: float) -> None:
         """Something was paid."""
@@ -168,7 +173,8 @@ class Purse:
         """The seconds until it can."""
         if self.affordable:
             return 0.0
-        return (self.cost - self.seconds) / self.share if self.share else math.inf
+        missing = self.cost - self.seconds
+        return (missing + min(missing, self.owed)) / self.share if self.share else math.inf
 
 
 __all__ = ["NEVER", "At", "Every", "Logarithmic", "Purse", "Schedule", "ScheduleLike", "schedule"]

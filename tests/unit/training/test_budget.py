@@ -51,7 +51,8 @@ def test_the_budget_is_kept_and_nothing_starves(step_seconds: float) -> None:
     assert cost.training_seconds == pytest.approx(training)
     spent = cost.measuring_seconds + cost.writing_seconds
     # One recording of each kind may be under way when the books are closed.
-    assert spent <= ALLOWANCE + 0.02 * training + sum(sum(each) for each in COSTS.values())
+    lent = max(0.0, ALLOWANCE - 0.01 * training)
+    assert spent <= lent + 0.02 * training + sum(sum(each) for each in COSTS.values())
     if training >= 600:
         assert spent >= 0.8 * 0.02 * training
         assert all(len(each) > 3 for each in recorded.values())
@@ -73,12 +74,12 @@ def test_the_first_steps_are_all_recorded_and_then_it_is_stretched_and_said() ->
         {"filters": Every(1)}, {"filters": (0.002, 0.008)}, steps=50_000, step_seconds=0.005
     )
     steps = recorded["filters"]
-    assert steps[:50] == list(range(50))
+    assert steps[:40] == list(range(40))
     gaps = [after - before for before, after in zip(steps[-11:-1], steps[-10:], strict=True)]
     assert all(95 <= gap <= 105 for gap in gaps), "0.01 s is 2 % of 100 steps"
     assert asked < 3 * len(steps)
     assert told[-1].asked == 1
-    assert 50 <= told[-1].every <= 105
+    assert 50 <= told[-1].every <= 210, "half as often while what was lent is paid back"
     assert len(told) <= 8
     assert cost.fraction == pytest.approx(0.02, abs=0.005)
     assert "filters every 10" in str(cost)
@@ -94,8 +95,8 @@ def test_a_budget_of_nothing_allows_the_beginning_only() -> None:
     recorded, cost, _, _ = train(
         {"filters": Every(1)}, {"filters": (0.1, 0.0)}, steps=1000, step_seconds=1.0, fraction=0.0
     )
-    assert recorded["filters"] == list(range(10))
-    assert cost.measuring_seconds == pytest.approx(1.0)
+    assert recorded["filters"] == list(range(5))
+    assert cost.measuring_seconds == pytest.approx(0.5)
 
 
 def test_nothing_wanted_nothing_asked() -> None:
