@@ -100,7 +100,7 @@ _IMAGE_OPTION = click.option(
     "--images",
     multiple=True,
     metavar="SOURCE",
-    help="a folder, an image, a parquet file, or demo; may be given more than once for files",
+    help="a folder, an image, a .tar or .parquet file or a folder of them, or demo; more than once for several files",
 )
 _DEBUG_OPTION = click.option("--debug", is_flag=True, expose_value=False, help="show the traceback of an error")
 
