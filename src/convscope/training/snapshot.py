@@ -174,6 +174,8 @@ class Snapshot:
         if not all(type(value) is int and 0 <= value < 2**62 for value in counts.values()):
             raise ValueError("counts")
         data = {name: _text(header["data"][name], 4096) for name in ("fingerprint", "source", "name")}
+        if not isinstance(header["class_names"], list):
+            raise ValueError("class names")
         names = tuple(_text(each, 200) for each in header["class_names"])
         if len(names) != definition.classes:
             raise UnsafeFile(
