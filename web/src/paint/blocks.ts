@@ -25,6 +25,7 @@ export interface BlockLayout {
 export const LABEL = 20;
 const GAP = 2;
 const BETWEEN = 16;
+const BELOW = 8;
 
 /** The tiles of a sheet, each with one picture or with a square of them. */
 export function tileBlocks(sheet: SheetLayout, cells: number): BlockLayout {
@@ -35,20 +36,20 @@ export function tileBlocks(sheet: SheetLayout, cells: number): BlockLayout {
   return { count, columns, rows, width: tile, height: tile, across: pitch, down: pitch, total: height, label: 0, cells, line, cell, pitch: cell + gap };
 }
 
-/** Each unit's pictures in a line under its name, as many units side by side as fit; long lines are broken. */
-export function lineBlocks(count: number, cells: number, cell: number, width: number): BlockLayout {
+/** Each unit's pictures in a line under its name; the pictures are about `wanted` large, so that the lines fill the width. */
+export function lineBlocks(count: number, cells: number, wanted: number, width: number): BlockLayout {
+  const room = Math.max(wanted, width - 2 * MARGIN);
+  const line = Math.max(1, Math.min(cells, Math.floor((room + GAP) / (wanted + GAP))));
+  const columns = Math.max(1, Math.round((room + BETWEEN) / (line * (wanted + GAP) - GAP + BETWEEN)));
+  const cell = Math.max(8, Math.floor(((room + BETWEEN) / columns - BETWEEN + GAP) / line) - GAP);
   const pitch = cell + GAP;
-  const room = Math.max(pitch, width - 2 * MARGIN + GAP);
-  const line = Math.max(1, Math.min(cells, Math.floor(room / pitch)));
-  const lines = Math.ceil(cells / line);
   const wide = line * pitch - GAP;
-  const high = LABEL + lines * pitch - GAP;
-  const columns = Math.max(1, Math.floor((width - 2 * MARGIN + BETWEEN) / (wide + BETWEEN)));
+  const high = LABEL + Math.ceil(cells / line) * pitch - GAP;
   const rows = Math.ceil(count / columns);
-  const down = high + GAP + 6;
+  const down = high + BELOW;
   return {
     count, columns, rows, width: wide, height: high, across: wide + BETWEEN, down,
-    total: rows ? rows * down - 8 + 2 * MARGIN : 0, label: LABEL, cells, line, cell, pitch,
+    total: rows ? rows * down - BELOW + 2 * MARGIN : 0, label: LABEL, cells, line, cell, pitch,
   };
 }
 

@@ -2,6 +2,7 @@
 
 import type { Layer, Session } from "../api/schema";
 import { formatCount, formatNumber } from "../paint/number";
+import type { TopClass } from "../state/patches";
 import { parseObjective } from "../state/objective";
 import { isKnown, seesAll } from "../state/receptive";
 import { t, tOr } from "../strings";
@@ -106,4 +107,10 @@ export function percentText(fraction: number): string {
   const percent = 100 * fraction;
   if (percent > 99 && percent < 100) return `${Math.min(99.99, Math.floor(percent * 100) / 100)} %`;
   return `${formatNumber(percent)} %`;
+}
+
+/** "zebra ×4"; "" where no class comes twice, which says nothing about the unit. */
+export function topClassText(top: TopClass | undefined): string {
+  if (!top || top.count < 2) return "";
+  return t("patches.topClass", { name: top.names[0], count: top.count });
 }

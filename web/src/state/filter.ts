@@ -34,9 +34,10 @@ const COMPARE: Readonly<Record<string, (one: number, other: number) => boolean>>
 /**
  * Commas and "or" join alternatives, "and" joins conditions, "not" turns one around. Empty keeps everything.
  *
- * @param classes name of each unit's most frequent class among its top images, by unit; empty when nothing was mined
+ * @param classes of each unit, what the most frequent class of its top images is called, and those that are as frequent;
+ *   empty when nothing was mined
  */
-export function parseFilter(text: string, statistics: Statistics, classes: readonly string[] = []): Keep | FilterProblem {
+export function parseFilter(text: string, statistics: Statistics, classes: readonly (readonly string[])[] = []): Keep | FilterProblem {
   if (text.trim() === "") return () => true;
   const quoted: string[] = [];
   const bare = text.replace(QUOTED, (name) => `"${quoted.push(name.slice(1, -1)) - 1}"`);
@@ -54,7 +55,7 @@ export function parseFilter(text: string, statistics: Statistics, classes: reado
   return (channel, index) => alternatives.some((keep) => keep(channel, index));
 }
 
-function parseTerm(text: string, statistics: Statistics, classes: readonly string[]): Keep | FilterProblem {
+function parseTerm(text: string, statistics: Statistics, classes: readonly (readonly string[])[]): Keep | FilterProblem {
   const negated = /^(?:not\b|!)\s*(.*)$/i.exec(text);
   if (negated) {
     const inner = parseTerm(negated[1], statistics, classes);
@@ -71,10 +72,8 @@ function parseTerm(text: string, statistics: Statistics, classes: readonly strin
     if (!classes.length) return { problem: "statistic", text: "class", known: [...statistics.keys()] };
     const sought = (named[2] ?? named[3] ?? named[4] ?? named[5]).trim().toLowerCase();
     const exact = /^(=|is)$/i.test(named[1]);
-    return (channel) => {
-      const name = (classes[channel] ?? "").toLowerCase();
-      return name !== "" && (exact ? name === sought : name.includes(sought));
-    };
+    return (channel) =>
+      (classes[channel] ?? []).some((each) => (exact ? each.toLowerCase() === sought : each.toLowerCase().includes(sought)));
   }
   if (/^dead$/i.test(text) && statistics.has("positive_fraction")) {
     const excited = statistics.get("positive_fraction") as ArrayLike<number>;

@@ -100,13 +100,31 @@ export function classCounts(view: View, channel: number): ClassCount[] {
   return found;
 }
 
-/** Name of the most frequent class among each unit's top images, by the View's own unit index; "" for none. */
-export function topClasses(view: View): string[] {
+/** The most frequent class among a unit's top images; where several are equally frequent, all of them. */
+export interface TopClass {
+  readonly names: readonly string[];
+  readonly count: number;
+  /** Of so many images whose class is known. */
+  readonly of: number;
+}
+
+/** The top class of each unit of a layer. */
+export function topClasses(view: View): TopClass[] {
   const index = view.arrays.get("class_index");
-  if (!index) return [];
+  const count = view.arrays.get("class_count")?.data;
+  if (!index || !count) return [];
   const places = axisSize(index, "class_rank");
   const names = (view.meta.class_names ?? {}) as Record<string, string>;
-  return Array.from({ length: axisSize(index, "unit") }, (_, unit) => names[String(index.data[unit * places])] ?? "");
+  return Array.from({ length: axisSize(index, "unit") }, (_, unit) => {
+    const start = unit * places;
+    const tied: string[] = [];
+    let of = 0;
+    for (let place = start; place < start + places && index.data[place] >= 0; place++) {
+      of += count[place];
+      if (count[place] === count[start]) tied.push(names[String(index.data[place])] ?? String(index.data[place]));
+    }
+    return { names: tied, count: tied.length ? count[start] : 0, of };
+  });
 }
 
 /** A part of the axis of a distribution; both ends are values of the unit. */

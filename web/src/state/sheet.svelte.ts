@@ -7,7 +7,7 @@ import type { TileSet } from "../paint/tile";
 import type { Explorer } from "./explorer.svelte";
 import { parseFilter, type FilterProblem } from "./filter";
 import { sheetRequest, TILE_SLICES } from "./requests";
-import { rankCount, topClasses } from "./patches";
+import { rankCount, topClasses, type TopClass } from "./patches";
 import { order, statisticsOf, withMore, type Statistics } from "./statistics";
 import { shownArray, tileRange, tileSet, unitsOf } from "./tileset";
 import { LARGEST_TILE } from "./url";
@@ -66,11 +66,11 @@ export class SheetState {
     const own = statisticsOf(this.view, this.tiles ?? undefined);
     return this.mined && this.mined !== this.view ? withMore(own, statisticsOf(this.mined), this.units) : own;
   });
-  /** The class that is most frequent among each unit's top images, by unit; empty where nothing was mined. */
-  readonly classes: readonly string[] = $derived.by(() => (this.mined ? topClasses(this.mined) : []));
+  /** What is most frequent among each unit's top images, by unit; empty where nothing was mined. */
+  readonly classes: readonly TopClass[] = $derived.by(() => (this.mined ? topClasses(this.mined) : []));
   /** The sort in effect; a statistic that this View lacks falls back to the index. */
   readonly sort = $derived.by(() => this.statistics.has(this.explorer.page.sort) ? this.explorer.page.sort : "index");
-  readonly filter = $derived.by(() => parseFilter(this.explorer.page.filter, this.statistics, this.classes));
+  readonly filter = $derived.by(() => parseFilter(this.explorer.page.filter, this.statistics, this.classes.map((each) => each.names)));
   readonly filterProblem: FilterProblem | null = $derived.by(() => typeof this.filter === "function" ? null : this.filter);
   readonly order: Int32Array = $derived.by(() => {
     const { units, filter, statistics, sort } = this;
