@@ -281,6 +281,10 @@ class LocalResponseNormalization(Layer):
         """The same shape."""
         if self.size % 2 == 0:
             raise ConvscopeError(f"size {self.size} has no middle channel", next_step="choose an odd size")
+        if not shape.is_map:
+            raise ConvscopeError(
+                f"it needs maps, but gets a vector of {shape.channels}", next_step="put it before flatten"
+            )
         return shape
 
     def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
