@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -49,9 +50,10 @@ class Image:
 
     @property
     def label(self) -> int | None:
-        """The number of the image's class in the set's ``classes``; None where it has none."""
+        """The number of the image's class in the set's ``classes``; None where it has none or isn't readable."""
         if self.label_inside:
-            self.read()
+            with suppress(BadImage):
+                self.read()
         return self.known_label
 
     def pixels(self) -> Array:

@@ -13,7 +13,7 @@ from convscope.images.image_set import Image  # noqa: TC001 - types are checked 
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
 AHEAD = 64
 HELD_BYTES = 512 << 20
@@ -35,7 +35,7 @@ def read_ahead(
     threads: int | None = None,
     ahead: int = AHEAD,
     held_bytes: int = HELD_BYTES,
-) -> Iterator[ReadImage]:
+) -> Generator[ReadImage, None, None]:
     """Each image with the SHA-256 of its bytes and what ``prepare`` makes of its pixels, in the order of ``images``.
 
     ``threads`` threads (None: one for each processor that this process may use, at most 16; 0: the caller's own, when

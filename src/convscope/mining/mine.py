@@ -225,7 +225,7 @@ def _first_images(network: Network, images: ImageSet) -> torch.Tensor:
     """Up to 16 prepared images from the start of the set, for the grids."""
     found: list[torch.Tensor] = []
     error: BadImage | None = None
-    with closing(read_ahead(images, network.preprocessing.prepare, threads=1, ahead=4)) as reading:  # type: ignore[type-var]
+    with closing(read_ahead(images, network.preprocessing.prepare, threads=1, ahead=4)) as reading:
         for each in reading:
             if isinstance(each.prepared, BadImage):
                 error = error or each.prepared

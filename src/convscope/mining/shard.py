@@ -255,7 +255,7 @@ class _Pass:
                 if self.cancelled():
                     raise Cancelled
         finally:
-            reading.close()  # type: ignore[attr-defined]
+            reading.close()
 
     def _note(self, identity: int, image: Image, fingerprint: bytes | None) -> None:
         place = identity - self.shard.start
