@@ -236,7 +236,8 @@ class Studying:
         def work() -> None:
             started, before = time.monotonic(), pictures.study.done if pictures is not None else 0
             try:
-                mine(network, source, layers=chosen, k=k, study=self.store, executor="serial")
+                size = None if pictures is not None else _shard_size(len(source))
+                mine(network, source, layers=chosen, k=k, study=self.store, executor="serial", shard_size=size)
             finally:
                 with suppress(ConvscopeError):  # ended before there was a plan
                     done = Study.open(self.store).done - before
@@ -293,6 +294,15 @@ class Studying:
             return None
         study = open_study(str(self.store.path)).study
         return StudyEvent(done=study.done, images=study.count, finished=study.finished)
+
+
+def _shard_size(images: int) -> int:
+    """Someone is watching: first results after an eighth of few images, and the usual size for many.
+
+    >>> [_shard_size(images) for images in (12, 1000, 100_000)]
+    [32, 125, 256]
+    """
+    return min(256, max(32, images // 8))
 
 
 def _check(study: Study, layers: list[str] | None, k: int | None) -> None:

@@ -317,7 +317,9 @@ def test_views_go_first_and_mining_is_cancelled_within_a_second(tmp_path, photos
         assert client.post("/api/study/mine", json={}).status_code == 202
         found = until(client, lambda each: each["finished"] and each["job"] is None)
     serial = tmp_path / "serial"
-    mine(tiny_network(), load_images(photos), study=serial, executor="serial")
+    # The page's shards are smaller, so that its first results come soon.
+    size = Study.open(tmp_path / "study").settings.shard_size
+    mine(tiny_network(), load_images(photos), study=serial, executor="serial", shard_size=size)
     for layer in ("conv1", "conv2", "fc"):
         ours, theirs = (Study.open(place).state(layer).to_view().to_bytes() for place in (tmp_path / "study", serial))
         assert ours == theirs
