@@ -51,7 +51,8 @@ def test_help_imports_nothing_heavy():
         "heavy = {'torch', 'numpy', 'fastapi', 'starlette', 'uvicorn', 'pydantic', 'PIL', 'safetensors'}\n"
         "sys.stderr.write(','.join(sorted(heavy & set(sys.modules))))\n"
     )
-    for words in (["--help"], ["--version"], ["open", "--help"], ["view", "--help"], ["serve", "--help"]):
+    commands = (["--help"], ["--version"], *([name, "--help"] for name in ("open", "view", "mine", "serve")))
+    for words in commands:
         done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
         assert done.stderr == "", f"convscope {' '.join(words)} imported {done.stderr}"
 
@@ -225,10 +226,11 @@ def test_openapi_is_sorted_json_with_named_operations(shell):
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    source = Source("demo", images=("demo",), preprocessing={"image_size": (64, 48), "mean": 0.5}, trust=True)
-    write_record(tmp_path, source, "f" * 64)
+    preprocessing = {"image_size": (64, 48), "mean": 0.5, "resize": 70, "interpolation": "bicubic", "channels": 3}
+    preprocessing |= {"std": (1.0, 2.0, 3.0), "scale": 255.0, "output": "output.0"}
+    write_record(tmp_path, Source("demo", images=("demo",), preprocessing=preprocessing, trust=True), "f" * 64)
     found, fingerprint = read_record(tmp_path, trust=False)
-    assert found == Source("demo", images=("demo",), preprocessing={"image_size": (64, 48), "mean": 0.5})
+    assert found == Source("demo", images=("demo",), preprocessing=preprocessing)
     assert fingerprint == "f" * 64
 
 

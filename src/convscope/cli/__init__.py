@@ -11,6 +11,7 @@ from convscope._version import __version__
 from convscope.cli.explore import demo, open_command, serve
 from convscope.cli.help import HelpfulGroup, show_error
 from convscope.cli.memory import keep_freed_memory
+from convscope.cli.mine import mine
 from convscope.cli.tables import layers, methods, openapi
 from convscope.cli.view import view
 from convscope.errors import ConvscopeError
@@ -29,6 +30,7 @@ INTERRUPTED = 130
         ("convscope open torchvision:resnet18 --images photos/", "open it on your own"),
         ("convscope layers torchvision:resnet18", "what there is to look at"),
         ("convscope view weights demo stem.convolution -o kernels.png", "one view, without the page"),
+        ("convscope mine demo --images photos/ --study study/", "what every unit responds to, over all your images"),
     ),
 )
 @click.version_option(__version__, prog_name="convscope")
@@ -36,7 +38,7 @@ def commands() -> None:
     """See inside any convolutional network: weights, weight gradients, activations and their gradients."""
 
 
-for _command in (demo, open_command, layers, view, methods, serve, openapi):
+for _command in (demo, open_command, layers, view, mine, methods, serve, openapi):
     commands.add_command(_command)
 
 

@@ -29,10 +29,12 @@ from convscope.errors import ConvscopeError
 if TYPE_CHECKING:
     from convscope.images import ImageSet
     from convscope.server.session import Opened
+    from convscope.store import Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DEMO = "demo"
+MOST_MINED_SHOWN = 1000
 _SERVER_OPTIONS = (
     click.option("--port", type=click.IntRange(0, 65535), default=0, help="where to listen  [default: any free port]"),
     click.option("--host", default="127.0.0.1", show_default=True, help="the address to listen on"),
@@ -128,7 +130,7 @@ def _explore(source: Source, study: str | None, server: dict[str, Any], expected
         store = stack.enter_context(Store.open(folder))
 
         def opener() -> Opened:
-            opened = _open(source)
+            opened = _open(source, store)
             if study is not None and store.writable:
                 _record(Path(study), source, opened.network.fingerprint, expected)
             return opened
@@ -140,7 +142,7 @@ def _explore(source: Source, study: str | None, server: dict[str, Any], expected
                 threading.Thread(target=_show_page, args=(url,), daemon=True).start()
 
         try:
-            listen(Session(opener, store, Jobs()), listener, names=names, announce=announce)
+            listen(Session(opener, store, Jobs(), place=study or ""), listener, names=names, announce=announce)
         except KeyboardInterrupt:
             click.echo("\nstopped", err=True)
 
@@ -152,7 +154,7 @@ def _load_early() -> None:
     del torch
 
 
-def _open(source: Source) -> Opened:
+def _open(source: Source, store: Store) -> Opened:
     """Load images and network side by side: the first waits for the disk, the second for the processor."""
     from convscope.server.session import Opened
 
@@ -160,7 +162,7 @@ def _open(source: Source) -> Opened:
 
     def load() -> None:
         try:
-            found.append(_open_images(source))
+            found.append(_open_images(source, store))
         except BaseException as error:
             found.append(error)
 
@@ -174,17 +176,32 @@ def _open(source: Source) -> Opened:
     return Opened(network, *result)
 
 
-def _open_images(source: Source) -> tuple[ImageSet, str]:
-    """The images and where they came from; the embedded photos when the user named none."""
+def _open_images(source: Source, store: Store) -> tuple[ImageSet, str]:
+    """The images and where they came from; where the user named none, those that were mined, or the embedded photos."""
     from convscope.images import ImageSet
 
     if source.images:
         return source.image_set(), ", ".join(source.images)
     try:
+        mined = mined_location(store)
+        if mined:
+            # The strip shows a few; the study finds each of its images by itself.
+            return Source(source.model, images=(mined,)).image_set()[:MOST_MINED_SHOWN], mined
         return Source(source.model, images=(DEMO,)).image_set(), DEMO
     except ConvscopeError:
-        # They are an optional package; the page says how to add images of one's own.
+        # They are an optional package, or were moved; the page says how to add images of one's own.
         return ImageSet([]), "no images"
+
+
+def mined_location(store: Store) -> str:
+    """Where the images are that were mined into a store; empty where nothing was, or they came from Python."""
+    from convscope.view import View
+
+    for entry in store.query(method="mining", kind="mining_plan", limit=1):
+        blob = store.get(entry.key)
+        if blob is not None:
+            return str(View.from_bytes(blob).meta.get("location", ""))
+    return ""
 
 
 def _record(study: Path, source: Source, fingerprint: str, expected: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import contextmanager
 from difflib import get_close_matches
 from io import StringIO
@@ -11,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
+    from convscope.progress import Progress
+
 Example = tuple[str, str]
 WIDTH = 100
 PIPE_WIDTH = 180
+LINE_SECONDS = 30.0
 
 
 def terminal(*, error: bool = False) -> Console:
@@ -142,15 +147,23 @@ def _paragraphs(text: str) -> str:
 
 
 @contextmanager
-def working(message: str) -> Iterator[None]:
-    """A spinner, then a bar once the work reports how far it is; on stderr, and only where somebody looks."""
+def working(message: str, cancel: threading.Event | None = None) -> Iterator[None]:
+    """A spinner, then a bar once the work reports how far it is; on stderr, and only where somebody looks.
+
+    ``cancel`` stops the work at its next report. With it the work is a long one, so that into a file, too, a line is
+    written now and then.
+    """
+    from convscope.progress import watch
+
     if not sys.stderr.isatty():
-        yield
+        if cancel is None:
+            yield
+            return
+        with watch(_Lines(), cancel):
+            yield
         return
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
-
-    from convscope.progress import Progress, watch
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeRemainingColumn(), console=terminal(error=True), transient=True) as bars:
@@ -159,8 +172,40 @@ def working(message: str) -> Iterator[None]:
         def listen(progress: Progress) -> None:
             bars.update(task, total=progress.total, completed=progress.done, description=progress.message)
 
-        with watch(listen):
+        with watch(listen, cancel):
             yield
 
 
-__all__ = ["Example", "HelpfulCommand", "HelpfulGroup", "show_error", "terminal", "working"]
+class _Lines:
+    """Progress as lines: the first and the last report of each message, and one every half minute."""
+
+    def __init__(self) -> None:
+        self._message, self._said, self._told = "", 0.0, -1
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        last = progress.done == progress.total and progress.total > 0
+        if progress.message == self._message and now - self._said < LINE_SECONDS and not last:
+            return
+        self._message, self._said = progress.message, now
+        if last and self._told == progress.done:
+            return
+        self._told = progress.done if last else -1
+        left = f", {duration(progress.seconds_left)} left" if progress.seconds_left and not last else ""
+        click.echo(f"{progress.message}: {progress.done:,} of {progress.total:,}{left}", err=True)
+
+
+def duration(seconds: float) -> str:
+    """A duration in the largest unit that fits.
+
+    >>> duration(42.0), duration(600.0), duration(5400.0), duration(200_000.0)
+    ('42 s', '10 min', '1.5 h', '56 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{seconds / 3600:.0f} h"
+
+
+__all__ = ["Example", "HelpfulCommand", "HelpfulGroup", "duration", "show_error", "terminal", "working"]

@@ -24,6 +24,7 @@ RECORD = "study.json"
 RECORD_FORMAT = 1
 # Specs that name a network without naming code of somebody's own.
 PLAIN_SPECS = ("torchvision:", "timm:")
+PREPROCESSING = ("image_size", "channels", "mean", "std", "scale", "resize", "interpolation", "class_names")
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,7 @@ def image_option(function: Function) -> Function:
 
 def take_source(model: str, options: dict[str, Any], images: tuple[str, ...] = ()) -> Source:
     """The source that the options describe; takes those it knows out of ``options``."""
-    names = ("image_size", "channels", "mean", "std", "scale", "resize", "interpolation", "class_names")
-    given = {name: options.pop(name) for name in names}
+    given = {name: options.pop(name) for name in PREPROCESSING}
     # -o is the file a picture goes to, so the network's output has a longer name in the shell.
     given["output"] = options.pop("output_name")
     return Source(
@@ -156,6 +156,16 @@ def write_record(study: Path, source: Source, fingerprint: str) -> None:
     temporary = study / f"{RECORD}.new"
     temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     temporary.replace(study / RECORD)
+
+
+def keep_record(study: Path, source: Source, fingerprint: str) -> None:
+    """Write the record down, unless there is one of this network: that stays, whatever images it names."""
+    try:
+        known = json.loads((study / RECORD).read_text(encoding="utf-8"))["network"]
+    except (OSError, ValueError, TypeError, KeyError):
+        known = None
+    if known != fingerprint:
+        write_record(study, source, fingerprint)
 
 
 def read_record(study: Path, *, trust: bool) -> tuple[Source, str]:
@@ -191,7 +201,7 @@ def _source_of(content: Mapping[str, Any], *, trust: bool) -> tuple[Source, str]
     texts += [each for each in (content["weights"], content["device"]) if each is not None]
     if not all(isinstance(each, str) for each in texts):
         raise TypeError("text expected")
-    if not set(options) <= {"image_size", "mean", "std", "scale", "class_names"}:
+    if not set(options) <= {*PREPROCESSING, "output"}:
         raise KeyError("unknown option")
     source = Source(
         content["model"], content["weights"], tuple(content["images"]), options, content["device"], trust=trust
@@ -209,4 +219,13 @@ def _absolute_model(model: str) -> str:
     return f"{_absolute(file)}:{factory}" if separator and Path(file).is_file() else model
 
 
-__all__ = ["Source", "debug_option", "image_option", "model_options", "read_record", "take_source", "write_record"]
+__all__ = [
+    "Source",
+    "debug_option",
+    "image_option",
+    "keep_record",
+    "model_options",
+    "read_record",
+    "take_source",
+    "write_record",
+]

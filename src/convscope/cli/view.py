@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".html", ".npz", ".safetensors")
 METHODS = "convscope.methods"
+STUDY = "study"  # a method that reads a study reads the one of the command
 
 
 class _MethodGroup(HelpfulGroup):
@@ -82,7 +83,8 @@ def _command(name: str) -> click.Command:
         short_help=method.title,
         examples=((f"convscope view {name} demo{_example_target(method)}{_example_images(method)}", method.title),),
     )(callback)
-    command.params[:0] = [*arguments, *(_option(each) for each in method.parameters())]
+    own = [_option(each) for each in method.parameters() if each.name != STUDY]
+    command.params[:0] = [*arguments, *own]
     return command
 
 
@@ -144,7 +146,9 @@ def _example_images(method: type[Method]) -> str:
 def _run(method: type[Method], given: dict[str, Any]) -> None:
     output, as_json, study = given.pop("output"), given.pop("as_json"), given.pop("study")
     pick, target = given.pop("pick"), given.pop("target", "")
-    parameters = {each.name: given.pop(_safe(each.name)) for each in method.parameters()}
+    parameters = {
+        each.name: (study or "") if each.name == STUDY else given.pop(_safe(each.name)) for each in method.parameters()
+    }
     if output is not None:
         _check_output(output)
     asked = method.make(parameters)
@@ -153,7 +157,10 @@ def _run(method: type[Method], given: dict[str, Any]) -> None:
         network = source.network()
         images = _picked(source.image_set(), pick) if source.images else None
     with working(method.title.lower()):
-        found = _from_study(asked, network, target, images, study) if study else asked.run(network, target, images)
+        if not asked.kept:
+            found = _off_study(asked, network, target, images, study)
+        else:
+            found = _from_study(asked, network, target, images, study) if study else asked.run(network, target, images)
     if output is not None:
         found.save(output)
         click.echo(f"wrote {output}", err=True)
@@ -187,6 +194,15 @@ def _picked(images: ImageSet, pick: str | None) -> ImageSet:
         # A range beyond the set names an image that isn't there, without being written out first.
         chosen += range(first, min(int(found[2] or first), first + len(images)) + 1)
     return images[chosen]
+
+
+def _off_study(method: Method, network: Network, target: str, images: ImageSet | None, study: str | None) -> View:
+    """A View that is read off a study; the images are where its pictures are found now."""
+    if study and images is not None:
+        from convscope.mining.pictures import open_study
+
+        open_study(study, images)
+    return method.run(network, target)
 
 
 def _from_study(method: Method, network: Network, target: str, images: Any, study: str) -> View:

@@ -151,8 +151,8 @@ def open_study(place: str, images: ImageSet | None = None) -> StudyPictures:
     return pictures
 
 
-def patches_of(view: View, which: str, side: int) -> Atlas | None:
-    """The tiles of a "top_patches" View, what ``convscope.render`` asks for.
+def patches_of(view: View, which: str, side: int, units: int | None = None) -> Atlas | None:
+    """The tiles of the first ``units`` of a "top_patches" View (None: all), what ``convscope.render`` asks for.
 
     Only of a study that this process has opened: a View from elsewhere names no folder that would be read.
     """
@@ -162,7 +162,7 @@ def patches_of(view: View, which: str, side: int) -> Atlas | None:
     if found is None:
         return None
     prefix = "" if which == "top" else f"{which}_"
-    return found.atlas(view[f"{prefix}image"], view[f"{prefix}box"], side)
+    return found.atlas(view[f"{prefix}image"][:units], view[f"{prefix}box"][:units], side)
 
 
 __all__ = ["StudyPictures", "open_study", "patches_of", "plan_digest"]

@@ -168,12 +168,12 @@ class _Described:
             np.concatenate([arrays[name].ravel() for name in ("image", "bottom_image", "quantile_image")])
         )
         ids = shown[shown >= 0][:MOST_NAMES].tolist()
-        units = "the unit" if target.channel is not None else "each unit"
+        units = str(target) if target.channel is not None else f"each unit of {self.layer}"
         done = state.images
         meta = {
             "layer": self.layer,
             "units": None if target.channel is None else [target.channel],
-            "caption": f"The {arrays['image'].shape[1]} of {done:,} images that excite {units} of {self.layer} most.",
+            "caption": f"The {arrays['image'].shape[1]} of {done:,} images that excite {units} most.",
             "warnings": self._warnings(),
             "ranges": ranges,
             "study": {

@@ -10,6 +10,7 @@ from convscope.render.explanation import convolution
 from convscope.render.figure import LARGE, SMALL, Figure, Words, above, beside, framed, line, shortened, text_width
 from convscope.render.number import format_number
 from convscope.render.panel import WIDTH, Style, Tiles, heading, panel, share_width, true_range
+from convscope.render.patches import top_patches
 from convscope.render.predictions import predictions
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ _NEEDED = {
     "maps": (("map", 4),),
     "convolution": (("input", 3), ("kernel", 3), ("output", 2)),
     "predictions": (("probability", 2), ("class", 2)),
+    "top_patches": (
+        ("quantile", 2),
+        *((f"{prefix}{name}", 2) for prefix in ("", "bottom_", "quantile_") for name in ("value", "image")),
+        *((f"{prefix}box", 3) for prefix in ("", "bottom_", "quantile_")),
+    ),
 }
 
 
@@ -228,4 +234,5 @@ KINDS: dict[str, Callable[[View, Style], Figure]] = {
     "maps": maps,
     "convolution": convolution,
     "predictions": predictions,
+    "top_patches": top_patches,
 }
