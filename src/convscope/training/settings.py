@@ -135,6 +135,21 @@ class Settings:
 
 
 _PEAK = 0.25
+_EXPLANATIONS = {
+    "optimizer": "how a step follows from the gradient",
+    "learning_rate": "how far a step goes",
+    "momentum": "how much of the last step goes on; β₁ of Adam and AdamW",
+    "nesterov": "look ahead along the momentum",
+    "weight_decay": "λ₂ of the penalty λ₂/2 · Σ w² on kernels",
+    "l1": "λ₁ of the penalty λ₁ · Σ |w| on kernels",
+    "batch_size": "images in a step: 1 is stochastic, 0 the whole training set, anything between mini-batch descent",
+    "dropout": "the probability of every dropout layer, in place of its own",
+    "shift": "each training image is moved by up to so many pixels each way",
+    "flip": "every other training image is mirrored",
+    "fill": "what comes in from outside a shifted image: the mean, or the nearest pixel",
+    "schedule": "one_cycle raises and lowers the learning rate over the epochs; constant leaves it",
+    "epochs": "how many epochs the schedule one_cycle takes",
+}
 _RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0.0, 100.0),
     "momentum": (0.0, 0.9999),
@@ -150,6 +165,34 @@ _RANGES: dict[str, tuple[float, float]] = {
 _WORDS: dict[str, tuple[str, ...]] = {"optimizer": tuple(OPTIMIZERS), "schedule": SCHEDULES, "fill": FILLS}
 _TRUTHS = ("nesterov", "flip")
 _WHOLE = ("batch_size", "shift")
+
+
+def describe() -> list[dict[str, Any]]:
+    """Every setting as plain values: name, kind, default, what it may be, and who has a use for it.
+
+    >>> [each["name"] for each in describe()][:3], describe()[1]["maximum"]
+    (['optimizer', 'learning_rate', 'momentum'], 100.0)
+    """
+    found = []
+    for each in fields(Settings):
+        name = each.name
+        low, high = _RANGES.get(name, (None, None))
+        kind = "word" if name in _WORDS else "truth" if name in _TRUTHS else "whole" if name in _WHOLE else "number"
+        users = [user.name for user in OPTIMIZERS.values() if name not in _SOME_USE or name in user.uses]
+        found.append(
+            {
+                "name": name,
+                "kind": kind,
+                "default": each.default,
+                "minimum": low,
+                "maximum": high,
+                "choices": list(_WORDS.get(name, ())),
+                "optional": name == "dropout",
+                "optimizers": users,
+                "explanation": _EXPLANATIONS[name],
+            }
+        )
+    return found
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -191,4 +234,4 @@ def _converted(name: str, value: Any) -> Any:
         raise ConvscopeError(f"{name} can't be {value[:40]!r}", where="settings", next_step="write a number") from error
 
 
-__all__ = ["OPTIMIZERS", "Optimizer", "Settings"]
+__all__ = ["OPTIMIZERS", "Optimizer", "Settings", "describe"]
