@@ -13,6 +13,7 @@ WRITTEN = {
     "keep_results.py": ["study"],
     "own_network.py": ["first-before.png", "first-after.png", "maps.png", "digits.safetensors"],
     "step_through.py": ["step.png"],
+    "watch_training.py": ["runs"],
     "weight_gradients_of_a_batch.py": ["stem-gradients.png"],
     "weights_of_a_network.py": ["stem.png", "expand-7.png", "depthwise.png"],
 }

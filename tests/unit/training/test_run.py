@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +20,6 @@ from convscope.training import Event, Run
 from convscope.training import ledger as ledgers
 from convscope.training.run import view_name
 from convscope.view import View
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def filters(value: float, units: int = 3) -> View:
@@ -265,3 +263,40 @@ class TestRefusals:
         run.store.put(View(view.kind, {**view.arrays, **spoil}, view.axes, view.meta, view.recipe))
         with pytest.raises(ConvscopeError, match="doesn't fit together"):
             Run.open(run.path).latest()
+
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "run-1"
+
+
+def write_golden(path: Path) -> Run:
+    """What tests/golden/run-1 was made by: one of everything."""
+    run = Run.create(path, name="golden", facts={"module": "Sequential", "versions": {}}, network="0" * 64)
+    run.write(0, {"filters:conv1": filters(1.5)}, {"loss": 2.5}, [Event(0, "setting", "lr", None, 0.1)])
+    run.write(2, {"filters:conv1": filters(float("nan"))}, {"loss": float("inf")}, earlier=[(1, {"loss": 2.0})])
+    run.write(
+        3, {"filters:fc": filters(0, 1)}, {}, [Event(3, "not_finite", "loss", text="loss is inf from step 2 on.")]
+    )
+    run.rewind(2)
+    run.write(3, {}, {"loss": 1.0, "accuracy": 0.5})
+    return run
+
+
+def test_an_old_run_is_read_for_ever(tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(GOLDEN, tmp_path / "run-1"))
+    assert (run.name, run.facts["module"], run.network) == ("golden", "Sequential", "0" * 64)
+    assert run.names() == ["filters:conv1"]
+    assert run.steps("filters:conv1") == [0, 2]
+    assert run.scalars()["loss"][0].tolist() == [0, 1, 2, 3]
+    assert run.scalars()["loss"][1].tolist() == [2.5, 2.0, np.inf, 1.0]
+    assert [(event.kind, event.step, event.new) for event in run.events()] == [
+        ("setting", 0, 0.1),
+        ("rewound", 2, None),
+    ]
+    assert np.isnan(run.get(2, "filters:conv1")["weight_norm"]).all()
+
+
+def test_a_run_is_written_as_it_was(tmp_path: Path) -> None:
+    old, new = Run.open(shutil.copytree(GOLDEN, tmp_path / "run-1")), write_golden(tmp_path / "new")
+    entries = {entry.key: entry.blob for entry in new.store.query() if entry.kind != "training_run"}
+    assert entries == {entry.key: entry.blob for entry in old.store.query() if entry.kind != "training_run"}
+    assert len(entries) == 3
