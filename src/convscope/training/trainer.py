@@ -314,14 +314,18 @@ class Trainer:
         self._thread.start()
         self.watchers.wait(began, 10.0)  # until it says that it runs
 
+    def stop(self, *, now: bool = False) -> None:
+        """Ask it to stop, without waiting: after the step that is being taken, or ``now`` by giving that up."""
+        (self._cancelling if now else self._pausing).set()
+
     def pause(self, timeout: float | None = 60.0) -> None:
         """Stop after the step that is being taken, and wait for that. Runs on with :meth:`run` or :meth:`start`."""
-        self._pausing.set()
+        self.stop()
         self._join(timeout)
 
     def cancel(self, timeout: float | None = 60.0) -> None:
         """Stop now: a long step is given up, as if it had not begun."""
-        self._cancelling.set()
+        self.stop(now=True)
         self._join(timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
