@@ -42,12 +42,14 @@ class Seen:
     ``pixels`` is uint8 ``[row, column, 3]``; prepared pixel (r, c) begins at ``origin + (r, c) · scale`` of them, and
     ``size`` is that of the prepared image. A picture with more pixels than the network takes is kept as it is, so that
     a patch of a few prepared pixels isn't blurred a second time; one with fewer is the prepared image brought back.
+    ``finest`` is the number of tile pixels per prepared pixel that there are enough pixels for.
     """
 
     pixels: Array
     origin: tuple[float, float]
     scale: tuple[float, float]
     size: tuple[int, int]
+    finest: float = math.inf
 
     def cut(self, box: BoxLike, side: int, mode: Mode = "crop") -> Array:
         """The patch as uint8 ``[row, column, 3]``; see :func:`cut`."""
@@ -68,41 +70,73 @@ class Seen:
     def _sample(self, window: BoxLike, height: int, width: int) -> Array:
         """The window as height × width pixels: nearest neighbor where it gets larger, area average where smaller."""
         row, column, rows, columns = window
-        down = _weights(self.origin[0], self.scale[0], self.size[0], (row, rows), height, self.pixels.shape[0])
-        across = _weights(self.origin[1], self.scale[1], self.size[1], (column, columns), width, self.pixels.shape[1])
-        part = self.pixels[down.first : down.last, across.first : across.last].astype(np.float32)
-        narrow = np.tensordot(down.weights, part, axes=(1, 0))
-        tile = np.tensordot(narrow, across.weights, axes=(1, 1)).transpose(0, 2, 1)
-        beyond = 1 - np.outer(down.weights.sum(axis=1), across.weights.sum(axis=1))
+        down = _axis(self.origin[0], self.scale[0], self.size[0], (row, rows), height, self.pixels.shape[0])
+        across = _axis(self.origin[1], self.scale[1], self.size[1], (column, columns), width, self.pixels.shape[1])
+        part = self.pixels[down.used, across.used].astype(np.float32)
+        narrow = across.within().resample(part.transpose(1, 0, 2))
+        tile = down.within().resample(narrow.transpose(1, 0, 2))
+        beyond = 1 - np.outer(down.inside, across.inside).astype(np.float32)
         return np.asarray(np.rint(tile + NEUTRAL * beyond[:, :, None]).clip(0, 255).astype(np.uint8))
 
 
 @dataclass(frozen=True, eq=False)
 class _Axis:
-    """How each pixel of a tile is made of the picture's pixels ``first`` to ``last`` along one axis."""
+    """How the pixels of a tile are made of a picture's along one axis: each covers ``step`` of them from ``start`` on.
 
-    weights: Array
-    first: int
-    last: int
+    What lies outside of ``low`` to ``high`` isn't part of the image; ``inside`` is how much of each tile pixel is.
+    """
+
+    start: float
+    step: float
+    count: int
+    low: float
+    high: float
+
+    @property
+    def _edges(self) -> Array:
+        return (self.start + self.step * np.arange(self.count + 1)).clip(self.low, self.high)
+
+    @property
+    def _centers(self) -> Array:
+        return self.start + self.step * (np.arange(self.count) + 0.5)
+
+    @property
+    def inside(self) -> Array:
+        """How much of each tile pixel lies within the image, 0 to 1."""
+        if self.step > 1:
+            return np.diff(self._edges) / self.step
+        return ((self._centers >= self.low) & (self._centers < self.high)).astype(np.float64)
+
+    @property
+    def used(self) -> slice:
+        """The picture's pixels that are needed."""
+        first = min(math.floor(self._edges[0]), math.ceil(self.high) - 1)
+        return slice(first, max(first + 1, math.ceil(self._edges[-1])))
+
+    def within(self) -> _Axis:
+        """The same axis over the pixels that are needed alone."""
+        first = self.used.start
+        return _Axis(self.start - first, self.step, self.count, self.low - first, self.high - first)
+
+    def resample(self, values: Array) -> Array:
+        """``[pixel, …]`` to ``[tile pixel, …]``; 0 for what isn't part of the image."""
+        tail = (slice(None), *[None] * (values.ndim - 1))
+        last = len(values) - 1
+        if self.step <= 1:
+            nearest = np.floor(self._centers).astype(np.int64).clip(0, last)
+            return np.asarray(values[nearest] * self.inside.astype(np.float32)[tail])
+        # The integral of the picture up to each edge; its differences are exact area averages.
+        edges = self._edges
+        whole = np.minimum(edges.astype(np.int64), last)
+        total = np.zeros((len(values) + 1, *values.shape[1:]), np.float32)
+        np.cumsum(values, axis=0, out=total[1:])
+        reached = total[whole] + (edges - whole).astype(np.float32)[tail] * values[whole]
+        return np.diff(reached, axis=0) / np.float32(self.step)
 
 
-def _weights(origin: float, scale: float, size: int, window: tuple[int, int], count: int, available: int) -> _Axis:
-    """``[tile pixel, picture pixel]``. A row's sum is the part of that tile pixel that lies within the image."""
-    step = window[1] * scale / count
-    start = origin + window[0] * scale
+def _axis(origin: float, scale: float, size: int, window: tuple[int, int], count: int, available: int) -> _Axis:
     low, high = max(origin, 0.0), min(origin + size * scale, float(available))
-    first = max(0, min(math.floor(start), available - 1))
-    last = max(first + 1, min(math.ceil(start + window[1] * scale), available))
-    pixels = np.arange(first, last, dtype=np.float64)
-    begins = start + step * np.arange(count)
-    if step > 1:
-        ends = np.minimum(begins[:, None] + step, np.minimum(pixels + 1, high))
-        overlap = ends - np.maximum(begins[:, None], np.maximum(pixels, low))
-        return _Axis((overlap.clip(0) / step).astype(np.float32), first, last)
-    center = begins + step / 2
-    nearest = np.floor(center).clip(first, last - 1)
-    chosen = (nearest[:, None] == pixels) & ((center >= low) & (center < high))[:, None]
-    return _Axis(chosen.astype(np.float32), first, last)
+    return _Axis(origin + window[0] * scale, window[1] * scale / count, count, low, high)
 
 
 def seen(preprocessing: Preprocessing, content: Content, finest: float = math.inf) -> Seen:
@@ -134,7 +168,8 @@ def _of_pixels(preprocessing: Preprocessing, pixels: Array, original: tuple[int,
     # A JPEG decoded at a fraction has one pixel for each k × k of the original, the last ones not all there.
     fraction = _fraction((height, width), pixels.shape[:2])
     origin, scale = (top / fraction, left / fraction), (vertical / fraction, horizontal / fraction)
-    return Seen(in_color(preprocessing.match_channels(pixels)), origin, scale, size)
+    finest = math.inf if fraction == 1 else min(scale) / 2
+    return Seen(in_color(preprocessing.match_channels(pixels)), origin, scale, size, finest)
 
 
 def _fraction(original: tuple[int, int], decoded: tuple[int, ...]) -> int:

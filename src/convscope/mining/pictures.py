@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from convscope.view import Array, View
 
 
+KEPT_BYTES = 128 << 20
+
+
 class StudyPictures:
     """The images of a study, found by name in ``images``, or, where none are given, at the study's location.
 
@@ -39,6 +42,8 @@ class StudyPictures:
         self._given = images
         self._found: ImageSet | ConvscopeError | None = None
         self._by_name: dict[str, int] = {}
+        # Units share their top images: what was decoded for one is there for the next.
+        self._kept: OrderedDict[int, Seen] = OrderedDict()
         self._lock = threading.Lock()
         self.name = plan_digest(study.store)
 
@@ -97,9 +102,20 @@ class StudyPictures:
 
     def see(self, number: int, finest: float) -> Seen:
         """What the network saw of an image; raises as :meth:`read` does."""
+        with self._lock:
+            known = self._kept.get(number)
+            if known is not None and known.finest >= finest:
+                self._kept.move_to_end(number)
+                return known
         content = self.read(number)
         with self.image(number).named():
-            return seen(self.preprocessing, content, finest)
+            found = seen(self.preprocessing, content, finest)
+        with self._lock:
+            self._kept[number] = found
+            self._kept.move_to_end(number)
+            while sum(each.pixels.nbytes for each in self._kept.values()) > KEPT_BYTES and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        return found
 
     def atlas(self, images: Array, boxes: Array, side: int, mode: Mode = "crop") -> Atlas:
         """Many patches in one picture; see :func:`convscope.mining.atlas.atlas`."""

@@ -352,3 +352,38 @@ def test_units_with_fewer_images_than_ranks_have_empty_places(tmp_path):
     assert np.isnan(view["quantile"][1, 3])
     assert "1 unit had NaN" in " ".join(view.meta["warnings"])
     assert (patches_of(view, "top", 8).tile(1, 3) == 0).all()
+
+
+def test_an_image_is_decoded_once_for_all_units(study, monkeypatch):
+    pictures = StudyPictures(Study.open(study))
+    reads = []
+    read = pictures.read
+    monkeypatch.setattr(pictures, "read", lambda number: reads.append(number) or read(number))
+    view = network().view("top_patches", LAYER, study=str(study))
+    for _ in range(2):
+        for side in (8, 32):
+            pictures.atlas(view["image"], view["box"], side)
+    assert sorted(reads) == sorted(np.unique(view["image"]).tolist())
+
+
+def test_what_was_decoded_is_forgotten_in_time(study, monkeypatch):
+    pictures = StudyPictures(Study.open(study))
+    monkeypatch.setattr("convscope.mining.pictures.KEPT_BYTES", 5 * 16 * 16 * 3)
+    for number in range(12):
+        pictures.see(number, math.inf)
+    assert list(pictures._kept) == [7, 8, 9, 10, 11]
+
+
+def test_a_jpeg_decoded_small_is_decoded_again_for_a_larger_tile(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Pillow.fromarray(pixels).save(folder / "large.jpg", quality=95)
+    net = network()
+    mine(net, load_images(folder), layers="0", study=tmp_path / "study", executor="serial")
+    pictures = open_study(str(tmp_path / "study"))
+    small, same, large = (pictures.see(0, finest) for finest in (1.0, 0.5, 16.0))
+    assert small.pixels.shape[0] < 256
+    assert same is small
+    assert large.pixels.shape[0] == 256
+    assert pictures.see(0, 1.0) is large
