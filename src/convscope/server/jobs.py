@@ -134,6 +134,7 @@ class Jobs:
         self._ready = threading.Condition()
         self._front = False  # the worker has the network
         self._aside = False  # work aside has it
+        self._one_aside = threading.Lock()  # held until it has ended, also when nobody waits for it any more
         self._stopping = False
         self._threads: list[threading.Thread] = []
         self._subscriptions: list[Subscription] = []
@@ -318,15 +319,16 @@ class Jobs:
             self._tell(self._update, job, progress)
             self._give_way(job)
 
-        try:
-            self._give_way(job)
-            self._do(job, listen)
-        except Cancelled:
-            pass  # before it began; whoever waited knows
-        finally:
-            with self._ready:
-                self._aside = False
-                self._ready.notify_all()
+        with self._one_aside:
+            try:
+                self._give_way(job)
+                self._do(job, listen)
+            except Cancelled:
+                pass  # before it began; whoever waited knows
+            finally:
+                with self._ready:
+                    self._aside = False
+                    self._ready.notify_all()
 
     def _give_way(self, job: _Job) -> None:
         """Let go of the network until nothing waits for it; told to end, don't take it again."""

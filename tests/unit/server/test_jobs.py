@@ -401,3 +401,28 @@ def test_stopping_ends_work_aside():
         assert not any(thread.name == "convscope-aside" and thread.is_alive() for thread in threading.enumerate())
 
     asyncio.run(scenario())
+
+
+def test_work_aside_begins_only_when_what_was_cancelled_before_it_has_ended():
+    """Cancelled work may still have its last step to finish, and what it holds to give back."""
+
+    async def scenario():
+        gate, ended, begun = threading.Event(), threading.Event(), threading.Event()
+
+        def stubborn():
+            begun.set()
+            gate.wait(5)  # doesn't report, so it isn't stopped here
+            ended.set()
+
+        async with running() as jobs:
+            first = asyncio.create_task(jobs.run_aside("mine", stubborn, "a"))
+            await settle(begun.is_set)
+            jobs.cancel("a")
+            with pytest.raises(Cancelled):
+                await first
+            second = asyncio.create_task(jobs.run_aside("mine", ended.is_set, "b"))
+            await asyncio.sleep(0.05)
+            gate.set()
+            assert await second, "it began before the other had ended"
+
+    asyncio.run(scenario())
