@@ -263,8 +263,10 @@ describe("pictures of patches", () => {
     await asked[0].fail(new Failure({ what: "no images", where: "", next_step: "", kind: "unknown_name" }));
     expect(store.failure?.description.what).toBe("no images");
     expect(asked).toHaveLength(3);
-    store.want(set({ ranks: 9 }), range(3));
-    expect(store.failure).toBeNull();
+    store.want(set({ ranks: 9 }), range(3, 1));
+    expect([store.failure !== null, asked.length], "scrolling on asks for nothing").toEqual([true, 3]);
+    store.retry(range(3, 1));
+    expect([store.failure, asked.length]).toEqual([null, 4]);
     expect(changed).toHaveBeenCalled();
   });
 

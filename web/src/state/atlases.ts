@@ -65,6 +65,7 @@ export function unitsAtOnce({ ranks, side }: Pick<AtlasSet, "ranks" | "side">): 
 
 export class AtlasStore<Kind extends Picture = ImageBitmap> {
   failure: Failure | null = null;
+  private failedKey = "";
   private batches: Batch<Kind>[] = [];
   private readonly places = new Map<string, Map<number, { batch: Batch<Kind>; row: number }>>();
   private readonly flights = new Set<Flight>();
@@ -95,11 +96,20 @@ export class AtlasStore<Kind extends Picture = ImageBitmap> {
     }
     const here = this.places.get(key);
     this.queue = set ? units.filter((unit) => !here?.has(unit) && !coming.has(unit)) : [];
-    if (this.failure) {
-      this.failure = null;
-      this.changed();
-    }
+    // What failed isn't asked for again and again while someone scrolls.
+    if (this.failure && key !== this.failedKey) this.forgive();
     this.pump();
+  }
+
+  /** Ask again after a failure. */
+  retry(units: readonly number[]): void {
+    this.forgive();
+    this.want(this.set, units);
+  }
+
+  private forgive(): void {
+    this.failure = null;
+    this.changed();
   }
 
   /** What there is to draw of a unit now. */
@@ -155,6 +165,7 @@ export class AtlasStore<Kind extends Picture = ImageBitmap> {
     } catch (error) {
       if (!this.flights.delete(flight) || isAbort(error)) return;
       this.failure = toFailure(error);
+      this.failedKey = flight.key;
       this.queue = [];
     }
     this.changed();

@@ -77,7 +77,7 @@ export class PatchWall {
 
   /** Ask again for what failed. */
   retry(scroll: number, height: number): void {
-    if (this.subject) this.atlases.want(this.set, nearby(this.subject, scroll, height));
+    if (this.subject) this.atlases.retry(nearby(this.subject, scroll, height));
   }
 
   close(): void {
