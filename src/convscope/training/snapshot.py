@@ -113,8 +113,10 @@ class Snapshot:
         for key, value in self.optimizer.items():
             name, _, what = key.rpartition("/")
             state = learner.optimizer.state[parameters[name]]
-            # torch keeps the count of steps on the CPU, except where its fused operation wants it beside the weights.
-            state[what] = value.clone().to(parameters[name].device)
+            # In memory just as the weight is: torch's fused operations go over both side by side.
+            alike = value.shape == parameters[name].shape and value.ndim > 0
+            place = torch.empty_like(parameters[name]) if alike else torch.empty_like(value, device=learner.device)
+            state[what] = place.detach().copy_(value)
         learner.steps, learner.examples, learner.position = self.steps, self.examples, self.position
         return learner
 
