@@ -88,6 +88,15 @@ def test_one_unit_shows_its_top_its_quantiles_and_its_bottom(pictures):
     assert next(each for each in words(view(units=1)) if "unit" in each) == "unit 0"
 
 
+def test_extremes_that_are_all_equal_are_said_to_be(pictures):
+    shown = view(units=1)
+    arrays = {**shown.arrays, "bottom_value": np.zeros((1, 4), np.float32)}
+    text = words(View(shown.kind, arrays, shown.axes, shown.meta, shown.recipe))
+    assert [each for each in text if "all the same" in each] == [
+        "the images with the lowest minima: all the same, of which these are the first"
+    ]
+
+
 def test_a_unit_keeps_its_number(pictures):
     assert "unit 37" in words(view(units=1, numbers=[37]))
 

@@ -44,8 +44,8 @@ def top_patches(view: View, style: Style) -> Figure:
     missing: dict[str, str] = {}
     if units == 1:
         rows = [
-            above([line(title, SMALL, "quiet"), _rows(view, style, which, side, 1, missing)], gap=6)
-            for which, title in _KINDS.items()
+            above([line(_title(view, which), SMALL, "quiet"), _rows(view, style, which, side, 1, missing)], gap=6)
+            for which in _KINDS
         ]
         return above([*rows, _notes(view, missing)], gap=20)
     columns = max(1, (WIDTH + _BETWEEN) // (_LABEL + ranks * (side + _GAP) + _BETWEEN))
@@ -55,6 +55,15 @@ def top_patches(view: View, style: Style) -> Figure:
         text = f"the first {shown} of {units:,} units: no more fit into one picture"
         parts.append(line(text, SMALL, "quiet"))
     return above([*parts, _notes(view, missing)], gap=14)
+
+
+def _title(view: View, which: str) -> str:
+    """What a row of one unit shows; extremes that are all equal are no extremes."""
+    value = view["value" if which == "top" else f"{which}_value"][0]
+    shown = value[np.isfinite(value)]
+    if which != "quantile" and len(shown) > 1 and (shown == shown[0]).all():
+        return f"{_KINDS[which]}: all the same, of which these are the first"
+    return _KINDS[which]
 
 
 def _rows(
