@@ -13,6 +13,7 @@ import torch
 from convscope.errors import BadImage, Cancelled, ConvscopeError, Refused
 from convscope.images import ImageSet, load_images
 from convscope.images.reading import read_ahead
+from convscope.mining.claim import claimed
 from convscope.mining.exact import BITS, EXACT_IMAGES, SUM_BITS, exponents
 from convscope.mining.ranks import LARGEST_IMAGE
 from convscope.mining.settings import SPOT_IMAGES, Grid, Settings, check_k, choose_layers
@@ -80,10 +81,11 @@ def mine(
     store = study if isinstance(study, Store) else Store.open(study)
     try:
         asked = {"k": k, "batch_size": batch_size, "threads": threads, "shard_size": shard_size}
-        plan = _planned(store, network, pictures, layers, {name: value for name, value in asked.items() if value})
-        work = Work(network, pictures, _image_ids(plan, pictures), plan.settings)
-        run = executor_for(executor, work, workers=workers, ray_address=ray_address)
-        return _run(Study(store, plan), work, run)
+        with claimed(store):
+            plan = _planned(store, network, pictures, layers, {name: value for name, value in asked.items() if value})
+            work = Work(network, pictures, _image_ids(plan, pictures), plan.settings)
+            run = executor_for(executor, work, workers=workers, ray_address=ray_address)
+            return _run(Study(store, plan), work, run)
     except BaseException:
         if store is not study:
             store.close()
