@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 
 from convscope._version import __version__
 from convscope.errors import BadImage, ConvscopeError
-from convscope.server import answers, schema
+from convscope.server import answers, schema, training_schema
 from convscope.server.answering import (
     BLOB,
     ERRORS,
@@ -34,10 +34,12 @@ from convscope.server.answering import (
 )
 from convscope.server.bundle import MISSING, Bundle
 from convscope.server.guard import Guard, allowed_hosts
-from convscope.server.jobs import JobEvent
+from convscope.server.jobs import JobEvent, StudyEvent, TrainingEvent
 from convscope.server.pictures import DOWNLOADS, make_download, make_prepared, make_thumbnail
 from convscope.server.query import file_name, image_ids, method_parameters, shown_name
 from convscope.server.study_routes import study_api
+from convscope.server.training_routes import training_api
+from convscope.server.training_views import training_views_api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from convscope.server.session import Session
 
 KEEP_ALIVE_SECONDS = 15.0
+EVENT_NAMES: dict[type, str] = {JobEvent: "job", StudyEvent: "study", TrainingEvent: "training"}
 
 JobName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
 MethodName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -78,6 +81,8 @@ def create_app(session: Session, *, bundle: Bundle | None = None) -> FastAPI:
     app.state.bundle = bundle or Bundle()
     app.include_router(api)
     app.include_router(study_api)
+    app.include_router(training_api)
+    app.include_router(training_views_api)
     app.include_router(page)
     _explain_errors(app)
     return app
@@ -95,6 +100,8 @@ def openapi() -> dict[str, Any]:
     app = FastAPI(title="convscope", version=__version__)
     app.include_router(api)
     app.include_router(study_api)
+    app.include_router(training_api)
+    app.include_router(training_views_api)
     return app.openapi()
 
 
@@ -224,10 +231,17 @@ async def get_view(
     "/events",
     operation_id="getEvents",
     response_class=StreamingResponse,
-    responses={200: {"model": schema.JobEvent | schema.StudyEvent, "content": {"text/event-stream": {}}}},
+    responses={
+        200: {
+            "model": schema.JobEvent | schema.StudyEvent | training_schema.TrainingEvent,
+            "content": {"text/event-stream": {}},
+        }
+    },
 )
 async def get_events(request: Request) -> StreamingResponse:
-    """Server-sent events: ``job``, what a job has come to (a JobEvent), and ``study``, that it grew (a StudyEvent)."""
+    """Server-sent events: ``job``, what a job has come to (a JobEvent), ``study``, that it grew (a StudyEvent), and
+    ``training``, that a run changed (a TrainingEvent).
+    """
     jobs = session_of(request).jobs
     # Asked here, not in the stream, so that one page too many gets an error instead of an empty stream.
     jobs.make_room()
@@ -237,8 +251,7 @@ async def get_events(request: Request) -> StreamingResponse:
             yield b": convscope\n\n"
             while (events := await subscription.take(KEEP_ALIVE_SECONDS)) is not None:
                 for event in events:
-                    kind = "job" if isinstance(event, JobEvent) else "study"
-                    yield f"event: {kind}\ndata: {json.dumps(asdict(event))}\n\n".encode()
+                    yield f"event: {EVENT_NAMES[type(event)]}\ndata: {json.dumps(asdict(event))}\n\n".encode()
                 if not events:
                     yield b": still here\n\n"
 

@@ -26,7 +26,7 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 Result = TypeVar("Result")
 
 QUEUE_LIMIT = 32
-SUBSCRIBER_LIMIT = 16
+SUBSCRIBER_LIMIT = 64
 JOIN_SECONDS = 2.0
 
 
@@ -56,7 +56,17 @@ class StudyEvent:
     id: str = "study"
 
 
-Event = JobEvent | StudyEvent
+@dataclass(frozen=True)
+class TrainingEvent:
+    """A run changed, or with no ``id`` the list of runs. ``live``: it is open in this server."""
+
+    id: str
+    state: str
+    step: int | None
+    live: bool
+
+
+Event = JobEvent | StudyEvent | TrainingEvent
 
 
 @dataclass(eq=False)
@@ -74,6 +84,7 @@ class _Job:
     cancel: threading.Event = field(default_factory=threading.Event)
     waiters: list[_Waiter] = field(default_factory=list)
     aside: bool = False
+    beside: bool = False
 
     def event(self, name: str) -> JobEvent:
         progress = self.progress
@@ -191,6 +202,18 @@ class Jobs:
         result: Result = await self._wait(job, name)
         return result
 
+    async def run_beside(self, key: str, work: Callable[[], Result], name: str) -> Result:
+        """:meth:`run` for work that leaves the network alone, in a thread of its own: nothing waits for it, and it
+        waits for nothing.
+        """
+        job = self._open.get(key)
+        if job is None:
+            self._refuse_when_stopping()
+            job = self._open[key] = _Job(key, work, beside=True)
+            self._start_thread(self._work_beside, job)
+        result: Result = await self._wait(job, name)
+        return result
+
     async def _wait(self, job: _Job, name: str) -> Any:
         waiter = _Waiter(name, asyncio.get_running_loop().create_future())
         job.waiters.append(waiter)
@@ -236,7 +259,7 @@ class Jobs:
 
     def _enqueue(self, key: str, work: Callable[[], Any]) -> _Job:
         self._refuse_when_stopping()
-        if sum(not each.aside for each in self._open.values()) >= self._limit:
+        if sum(not (each.aside or each.beside) for each in self._open.values()) >= self._limit:
             raise Busy(f"{len(self._open)} jobs are waiting already", next_step="wait for some, or cancel them")
         job = _Job(key, work)
         self._open[key] = job
@@ -249,10 +272,13 @@ class Jobs:
         self._refuse_when_stopping()
         job = _Job(key, work, aside=True)
         self._open[key] = job
-        thread = threading.Thread(target=self._work_aside, args=(job,), name="convscope-aside", daemon=True)
+        self._start_thread(self._work_aside, job)
+        return job
+
+    def _start_thread(self, target: Callable[[_Job], None], job: _Job) -> None:
+        thread = threading.Thread(target=target, args=(job,), name="convscope-aside", daemon=True)
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
         thread.start()
-        return job
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:
@@ -330,6 +356,9 @@ class Jobs:
                     self._aside = False
                     self._ready.notify_all()
 
+    def _work_beside(self, job: _Job) -> None:
+        self._do(job, lambda progress: self._tell(self._update, job, progress))
+
     def _give_way(self, job: _Job) -> None:
         """Let go of the network until nothing waits for it; told to end, don't take it again."""
         with self._ready:
@@ -361,4 +390,4 @@ class Jobs:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-__all__ = ["Busy", "Event", "JobEvent", "Jobs", "State", "StudyEvent", "Subscription"]
+__all__ = ["Busy", "Event", "JobEvent", "Jobs", "State", "StudyEvent", "Subscription", "TrainingEvent"]

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """What all of them are: no fields beyond the declared ones, no numbers that JSON hasn't."""
+
     # Anything a client sends beyond the declared fields is a mistake worth hearing of.
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class ErrorBody(_Model):
+class ErrorBody(Model):
     """What went wrong, where, the next step; ``kind`` is the exception's name in snake_case."""
 
     what: str
@@ -21,13 +23,13 @@ class ErrorBody(_Model):
     kind: str
 
 
-class ErrorAnswer(_Model):
+class ErrorAnswer(Model):
     """The body of every 4xx and 5xx answer."""
 
     error: ErrorBody
 
 
-class Preprocessing(_Model):
+class Preprocessing(Model):
     """From pixels to the network's input: resize, center crop, pixels / 255 * scale, minus mean, divided by std."""
 
     image_size: tuple[int, int]
@@ -39,7 +41,7 @@ class Preprocessing(_Model):
     interpolation: str
 
 
-class Network(_Model):
+class Network(Model):
     """The network this server has open; ``image_size`` is (rows, columns)."""
 
     name: str
@@ -55,14 +57,14 @@ class Network(_Model):
     preprocessing: Preprocessing
 
 
-class Skipped(_Model):
+class Skipped(Model):
     """A file that was left out, and why."""
 
     name: str
     reason: str
 
 
-class ImageSource(_Model):
+class ImageSource(Model):
     """Where the images came from and how many there are."""
 
     source: str
@@ -70,7 +72,7 @@ class ImageSource(_Model):
     skipped: list[Skipped]
 
 
-class Parameter(_Model):
+class Parameter(Model):
     """One parameter of a method. ``type`` is bool, int, float or str."""
 
     name: str
@@ -82,7 +84,7 @@ class Parameter(_Model):
     maximum: float | None
 
 
-class Method(_Model):
+class Method(Model):
     """One way of looking at a network, with what its panel says about it."""
 
     name: str
@@ -96,7 +98,7 @@ class Method(_Model):
     parameters: list[Parameter]
 
 
-class Session(_Model):
+class Session(Model):
     """Everything a page needs before its first picture. ``unavailable``: methods that couldn't be imported."""
 
     version: str
@@ -106,7 +108,7 @@ class Session(_Model):
     unavailable: list[Skipped]
 
 
-class Extent(_Model):
+class Extent(Model):
     """Along one axis: position i sees pixels ``offset + stride * i`` to ``offset + stride * i + size - 1``."""
 
     size: int
@@ -114,7 +116,7 @@ class Extent(_Model):
     offset: float | None
 
 
-class ReceptiveField(_Model):
+class ReceptiveField(Model):
     """What part of the prepared image a layer's units can see; ``reason`` says why it isn't exact.
 
     Where it isn't ``uniform``, units of the layer see different parts, and the extents are those of the one that sees
@@ -128,7 +130,7 @@ class ReceptiveField(_Model):
     uniform: bool
 
 
-class Layer(_Model):
+class Layer(Model):
     """One call of the forward pass. ``shape`` is [unit, row, column]; ``depth`` counts the modules around it."""
 
     index: int
@@ -151,13 +153,13 @@ class Layer(_Model):
     details: dict[str, Any]
 
 
-class Layers(_Model):
+class Layers(Model):
     """The layer table, in call order."""
 
     layers: list[Layer]
 
 
-class Image(_Model):
+class Image(Model):
     """One image of the set; its id never changes. ``width`` and ``height`` are the original's pixels."""
 
     id: int
@@ -168,20 +170,20 @@ class Image(_Model):
     label_name: str | None
 
 
-class Images(_Model):
+class Images(Model):
     """The image set."""
 
     images: list[Image]
     skipped: list[Skipped]
 
 
-class AddedImage(_Model):
+class AddedImage(Model):
     """The image that was added, or the one that had the same bytes already."""
 
     image: Image
 
 
-class Rectangle(_Model):
+class Rectangle(Model):
     """First row and column, and how many of each, in prepared pixels."""
 
     row: int
@@ -198,7 +200,7 @@ class ReceptiveFieldBox(Rectangle):
     reason: str
 
 
-class JobEvent(_Model):
+class JobEvent(Model):
     """The data of every ``job`` event of /api/events."""
 
     id: str
@@ -209,7 +211,7 @@ class JobEvent(_Model):
     seconds_left: float | None
 
 
-class Study(_Model):
+class Study(Model):
     """What was mined into this session's store.
 
     ``mined`` says whether there is anything to show; ``done`` of ``images`` are in finished shards. ``skipped`` lists
@@ -234,7 +236,7 @@ class Study(_Model):
     command: str
 
 
-class Mine(_Model):
+class Mine(Model):
     """What to mine: ``layers`` are addresses or globs, none of them every convolution and linear call.
 
     ``images`` "session" adds this session's images to a study that was made of others.
@@ -245,7 +247,7 @@ class Mine(_Model):
     images: Literal["study", "session"] = "study"
 
 
-class StudyImage(_Model):
+class StudyImage(Model):
     """One image of the study; ``width`` and ``height`` are the original's pixels.
 
     ``label_name`` is its own class, ``predicted`` the network's top class; ``image`` its id in this session's image
@@ -262,7 +264,7 @@ class StudyImage(_Model):
     image: int | None
 
 
-class StudyEvent(_Model):
+class StudyEvent(Model):
     """The data of every ``study`` event of /api/events: what was mined grew."""
 
     id: Literal["study"]

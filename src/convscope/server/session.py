@@ -16,6 +16,7 @@ from convscope.errors import Cancelled, ConvscopeError
 from convscope.methods.base import describe, method_class, method_names
 from convscope.progress import report
 from convscope.server.study import Studying
+from convscope.server.training import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -91,17 +92,30 @@ class Question:
 class Session:
     """``opener`` loads the network and the images; it runs in the worker as soon as the server listens.
 
-    ``place`` is the store's folder as the user named it; empty where it goes when the session ends.
+    ``place`` is the store's folder as the user named it; empty where it goes when the session ends. Where it isn't
+    ``needed``, the network is opened when somebody first looks at it, and the session goes on without it.
     """
 
-    def __init__(self, opener: Callable[[], Opened], store: Store, jobs: Jobs, *, place: str = "") -> None:
+    def __init__(
+        self,
+        opener: Callable[[], Opened],
+        store: Store,
+        jobs: Jobs,
+        *,
+        place: str = "",
+        training: Training | None = None,
+        needed: bool = True,
+    ) -> None:
         self.store = store
         self.jobs = jobs
+        self.training = training or Training(jobs)
         self.studying = Studying(store, jobs, place)
         self.pictures: Memory[bytes] = Memory(MEMORY_BYTES, len)  # thumbnails, prepared images, downloads
         self.methods: list[dict[str, Any]] = []
         self.unavailable: list[dict[str, str]] = []
         self._opener = opener
+        self._needed = needed
+        self._started = False
         self._opening: asyncio.Task[Opened] | None = None
         self._batches: Memory[Batch] = Memory(
             4 * MEMORY_BYTES, lambda batch: batch.tensor.numel() * batch.tensor.element_size()
@@ -110,33 +124,42 @@ class Session:
         self._adding = threading.Lock()
 
     def start(self) -> None:
-        """Start the worker, with opening the network as its first job."""
+        """Start the worker, with opening the network as its first job if it is needed."""
         self.jobs.start()
+        self._started = True
+        if self._needed:
+            self._begin_opening()
+        self.studying.start()
+        self.training.start()
+
+    def _begin_opening(self) -> asyncio.Task[Opened]:
         self._opening = asyncio.ensure_future(self.jobs.run(OPENING, self._open, OPENING))
         # A failure is told to everyone who asks; that nobody has asked yet isn't a second failure.
         self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self.studying.start()
+        return self._opening
 
     async def close(self) -> None:
-        """Stop the worker and close the store."""
+        """Stop training and the worker, and close the store."""
+        self.jobs.stop()
+        await self.training.close()
         await self.jobs.close()
         await self.studying.close()
         self.store.close()
 
     async def opened(self) -> Opened:
         """The network and images, once they are there; raises what opening them raised."""
-        if self._opening is None:
+        if not self._started:
             raise RuntimeError("the session was never started")
-        return await asyncio.shield(self._opening)
+        return await asyncio.shield(self._opening or self._begin_opening())
 
     def when_failed(self, callback: Callable[[], None]) -> None:
-        """Call back if the network can't be opened."""
-        if self._opening is not None:
+        """Call back if the network that is needed can't be opened."""
+        if self._opening is not None and self._needed:
             self._opening.add_done_callback(lambda _: callback() if self.failure() else None)
 
     def failure(self) -> BaseException | None:
         """Why the network couldn't be opened; None while it is being opened, when it is open, or when cancelled."""
-        task = self._opening
+        task = self._opening if self._needed else None
         if task is None or not task.done() or task.cancelled() or isinstance(task.exception(), Cancelled):
             return None
         return task.exception()

