@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from convscope.network.layer import Layer
 
 BLOCK = 128  # images between two rankings
+_STRIP = 128
 
 
 class Floor:
@@ -136,8 +137,11 @@ class Accumulator:
         for row, values in zip(self._sums, (finer, pooled, ~finite, (maximum > 0) & finite, clipped), strict=False):
             row += values.sum(0).long()
         if self._keeps_products:
-            # Whole numbers below 2^53 throughout, so this product in float64 is exact.
-            self._product.addmm_(pooled.T, pooled)
+            # Whole numbers below 2^53 throughout, so these products in float64 are exact. Below the diagonal they are
+            # the same, so only what is right of each strip's beginning is computed.
+            for start in range(0, pooled.shape[1], _STRIP):
+                strip = self._product[start : start + _STRIP, start:]
+                strip.addmm_(pooled[:, start : start + _STRIP].T, pooled[:, start:])
 
     def _add_spots(self, mean: Tensor, mean_square: Tensor, finite: Tensor, spots: Tensor) -> None:
         known = finite[spots]
