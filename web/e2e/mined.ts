@@ -1,4 +1,4 @@
-// A small network and a folder of made-up photos, in classes, with one file that isn't an image: to be mined in a second.
+// A small network and a folder of made-up photos, in classes: to be mined in a second.
 
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,13 +7,10 @@ import { join } from "node:path";
 import { start, type Server } from "./convscope";
 
 const FACTORY = `
-import threading
+import time
 
 import torch
 from torch import nn
-
-# Set by a test that wants to look while it runs.
-PATIENCE = threading.Event()
 
 
 class Small(nn.Module):
@@ -31,7 +28,7 @@ class Small(nn.Module):
 
     def forward(self, images):
         if self.seconds:
-            PATIENCE.wait(self.seconds)
+            time.sleep(self.seconds)
         maps = self.mixtures(self.edges(images).relu()).relu()
         return self.classifier(maps.mean((2, 3)))
 
@@ -43,7 +40,7 @@ def small():
 
 def slow():
     torch.manual_seed(3)
-    return Small(0.1)
+    return Small(0.4)
 `;
 
 const CLASSES = ["bull terrier", "fire truck", "daisy", "zebra"];
@@ -76,20 +73,20 @@ function photo(number: number): Buffer {
 }
 
 /** The command, on the factory's network (small or slow) and so many photos; a study lies in a folder of its own. */
-export async function startUnmined(factory: "small" | "slow", photos: number): Promise<Server> {
+export async function startUnmined(factory: "small" | "slow", photos: number): Promise<Server & { photos: string }> {
   const folder = mkdtempSync(join(tmpdir(), "convscope-mined-"));
   writeFileSync(join(folder, "networks.py"), FACTORY);
   for (const name of CLASSES) mkdirSync(join(folder, "photos", name), { recursive: true });
   for (let number = 0; number < photos; number++) {
     writeFileSync(join(folder, "photos", CLASSES[number % CLASSES.length], `${number}.bmp`), photo(number));
   }
-  writeFileSync(join(folder, "photos", "zebra", "torn.jpg"), "not an image at all");
   const server = await start(
     "open", `${join(folder, "networks.py")}:${factory}`, "--image-size", String(SIDE), "--weights", "random",
     "--images", join(folder, "photos"), "--study", join(folder, "study"),
   );
   return {
     ...server,
+    photos: join(folder, "photos"),
     stop: async () => {
       await server.stop();
       rmSync(folder, { recursive: true, force: true });

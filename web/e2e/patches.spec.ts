@@ -1,5 +1,8 @@
 // What units respond to: mined from the page, looked at, sorted, opened on whole images; each picture its own unit's.
 
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+
 import AxeBuilder from "@axe-core/playwright";
 import type { Page } from "@playwright/test";
 
@@ -72,25 +75,33 @@ async function compare(page: Page, canvas: string, query: string, rank: number, 
   );
 }
 
-test("a first study, by keyboard: what it would do, mining, patches, what was left out", async ({ explorer: page, server }) => {
+test("a first study, by keyboard: what it would do, mining, patches, what was left out", async ({ browser }) => {
+  const own = await startUnmined("small", PHOTOS);
+  const page = await browser.newPage();
+  await page.addInitScript(() => localStorage.setItem("convscope.tour", "seen"));
+  await page.goto(own.link);
+  await painted(page);
+  // An image that goes bad after the session was opened.
+  writeFileSync(join(own.photos, "zebra", "7.bmp"), "not an image at all");
   await page.keyboard.press("6");
-  const start = page.getByRole("button", { name: "Start mining" });
   await expect(page.getByText("Nothing was mined yet")).toBeVisible();
   await expect(page.getByText(`once over all ${PHOTOS} images`)).toBeVisible();
   await expect(page.getByRole("region", { name: "Or in a shell" })).toContainText("convscope mine ");
-  await start.focus();
+  await page.getByRole("button", { name: "Start mining" }).focus();
   await page.keyboard.press("Enter");
   await painted(page, "top_patches|edges");
-  await expect.poll(async () => (await study(page, server)).finished).toBe(true);
-  await page.getByRole("main").getByRole("button", { name: "1 skipped" }).click();
-  await expect(page.getByRole("list", { name: "Images that couldn't be used" })).toContainText("torn.jpg");
+  await expect.poll(async () => (await study(page, own)).finished).toBe(true);
+  await page.getByRole("button", { name: "1 skipped" }).click();
+  await expect(page.getByRole("list", { name: "Images that couldn't be used" })).toContainText("7.bmp");
   await page.keyboard.press("Escape");
   // A layer that has no weights of its own wasn't mined; the way to one that was is a button.
-  await page.goto(`${server.origin}/#unit=relu:0&show=top_patches`);
+  await page.goto(`${own.origin}/#unit=relu:0&show=top_patches`);
   await page.reload();
   await expect(page.getByText("relu wasn't mined")).toBeVisible();
-  await page.getByRole("button", { name: "Go to edges" }).click();
+  await page.getByRole("main").getByRole("button", { name: "Go to edges" }).click();
   await painted(page, "top_patches|edges");
+  await page.close();
+  await own.stop();
 });
 
 test("after sorting and filtering each picture is still its own unit's", async ({ explorer: page, server }) => {
@@ -268,9 +279,8 @@ test("first results while it runs, cancel keeps them, and it goes on where it st
   await painted(page, "weights|edges");
   await page.keyboard.press("6");
   await expect.poll(async () => (await study(page, own)).finished, { timeout: 60_000 }).toBe(true);
-  await expect(strip).toContainText("1 skipped");
-  await expect(strip.getByRole("button", { name: "Cancel" })).toBeHidden();
-  await expect(page.getByText("of 160 images")).toBeVisible();
+  await expect(strip).toBeHidden();
+  await expect(page.getByText(/of 160 images/).first()).toBeVisible();
   await page.close();
   await own.stop();
 });
