@@ -23,7 +23,7 @@ BITS = 20
 SUM_BITS = 40  # what is only summed can be on a finer grid
 FINER = SUM_BITS - BITS
 EXACT_IMAGES = 1 << 13
-_HEADROOM_BITS = 4  # how much larger than what was seen first a value may become before it is clipped (and counted)
+HEADROOM_BITS = 7  # how much larger than what was seen first a value may become before it is clipped (and counted)
 _OCTAVES = 8
 _SMALLEST_SHARE = 64.0  # a unit that was silent at first gets the grid of this share of its layer's largest unit
 
@@ -53,7 +53,7 @@ def smallest_bin(exponent: Array) -> int:
 
     As the code of a magnitude without its last bits; smaller magnitudes all lie in the bin around 0.
     """
-    largest = int(exponent.max(initial=-126)) + BITS - _HEADROOM_BITS
+    largest = int(exponent.max(initial=-126)) + BITS - HEADROOM_BITS
     return max((127 + largest - _OCTAVES) * BINS_PER_OCTAVE, 1)
 
 
@@ -80,15 +80,17 @@ def bin_edges(first: int, count: int, smallest: int) -> Float[np.ndarray, " edge
     return edges
 
 
-def exponents(magnitude: Array, bits: int) -> Int[np.ndarray, " unit"]:
-    """For each unit, the power of two whose multiples of up to ``bits`` bits hold 16 times its ``magnitude``.
+def exponents(magnitude: Array, bits: int, headroom: int = HEADROOM_BITS) -> Int[np.ndarray, " unit"]:
+    """For each unit, the power of two whose multiples of up to ``bits`` bits hold 2**headroom times its ``magnitude``.
+
+    A square needs twice the headroom.
 
     >>> exponents(np.array([1.0, 0.0, 3.0]), 20).tolist()
-    [-16, -20, -14]
+    [-13, -17, -11]
     """
     finite = np.where(np.isfinite(magnitude), magnitude, 0.0)
     largest = finite.max(initial=0.0) or 1.0
-    wanted = np.maximum(finite, largest / _SMALLEST_SHARE) * 2.0**_HEADROOM_BITS
+    wanted = np.maximum(finite, largest / _SMALLEST_SHARE) * 2.0**headroom
     return (np.ceil(np.log2(wanted)).astype(np.int64) - bits).astype(np.int64)
 
 

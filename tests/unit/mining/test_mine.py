@@ -272,10 +272,10 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path, monkeypatch: pyte
 
 def calibrated(study: Study) -> dict[str, tuple[Any, Any]]:
     """Magnitudes that give the grids of a study again."""
-    from convscope.mining.exact import BITS, SUM_BITS
+    from convscope.mining.exact import BITS, HEADROOM_BITS, SUM_BITS
 
     return {
-        layer: (2.0 ** (grid.exponent + BITS - 4.0), 2.0 ** (grid.square_exponent + SUM_BITS - 4.0))
+        layer: (2.0 ** (grid.exponent + BITS - float(HEADROOM_BITS)), 2.0 ** (grid.square_exponent + SUM_BITS - 2.0 * HEADROOM_BITS))
         for layer, grid in study.settings.grids.items()
     }
 
