@@ -15,6 +15,7 @@ import click
 
 from convscope.cli import commands
 from convscope.methods.base import GROUP, describe
+from convscope.training.options import Option, options_of
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made by docs/generate.py from the code. Change the code, then run it again. -->\n"
@@ -23,6 +24,39 @@ TARGETS = {
     "unit": "a unit or a neuron: `layer1.0.conv1:3`, `layer1.0.conv1:3:5,6`",
     "network": "the whole network",
 }
+
+DEFINITION = """\
+# The definition of a network
+
+A small network as text: a list of layers, one per line, from the input to the loss. `convscope train FILE.yaml`
+trains it, `Definition.parse(text)` reads it in Python, and the page checks it while it is written.
+
+```yaml
+- input: {rows: 28, columns: 28, channels: 1}
+- convolution: {units: 8, size: 5, padding: 2}
+- relu
+- pool: {size: 2}
+- fully_connected: {units: 10}
+- softmax
+```
+
+The text is a small part of YAML: lists, mappings, words, plain decimal numbers, `true` and `false`. Nothing in it is
+evaluated, and no tag, anchor, alias or directive is read. Comments begin with `#`. The limits are 32 KiB of text, 256
+layers, 50 million parameters and 16.8 million values in one layer's output.
+
+Layers get names from their kind and number: `conv1`, `relu1`, `pool1`, `fc1`, `norm1`, `lrn1`, `dropout1`, `block1`;
+those in a residual block begin with the block's, like `block1.conv2`. Rows come before columns: `size: [3, 5]` is 3
+rows and 5 columns; one number is both. A map's rows become (rows + 2 · padding − size) / stride + 1, rounded down.
+`fully_connected` flattens maps by itself.
+
+Initial weights are normal with standard deviation √(2 / inputs of a unit) where a ReLU or maxout follows, √(1 /
+inputs) elsewhere; biases are zero. They depend on the seed alone.
+
+What is wrong is said with its line, its layer, what it is, and the next step:
+
+    a convolution of 9 rows is larger than its input of 8 rows with padding 0 (line 3, conv1 (convolution)). Next:
+    choose a size of at most 8, or more padding.
+"""
 
 
 def built_in_methods() -> list[dict[str, Any]]:
@@ -141,7 +175,52 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-PAGES = {"reference/methods.md": methods_page, "reference/commands.md": commands_page}
+def definition_page() -> str:
+    """The page of a text definition's layers and options."""
+    from convscope.training.presets import PRESETS
+    from convscope.training.spelling import LAYERS, LOSSES, Input
+
+    parts = [NOTE, DEFINITION]
+    for title, kinds in (("Input", [Input]), ("Layers", LAYERS.values()), ("Losses", LOSSES.values())):
+        parts.append(f"## {title}\n")
+        for kind in kinds:
+            parts += [f"### {kind.word}\n", f"{_sentence(kind.explanation)}\n"]
+            rows = [
+                f"| `{each.name}` | {'needed' if each.required else f'`{_default(each.default)}`'} | "
+                f"{_cell(each.help)} ({_cell(_allowed(each))}) |"
+                for each in options_of(kind).values()
+            ]
+            if rows:
+                parts.append("\n".join(["| option | default | |", "|---|---|---|", *rows]) + "\n")
+    parts.append("## Presets\n")
+    for preset in PRESETS.values():
+        cited = f" {bibliography()[preset.source]}." if preset.source else ""
+        parts += [f"### {preset.name}\n", f"{preset.title}: {preset.explanation}.{cited}\n"]
+        parts.append("```yaml\n" + preset.text + "```\n")
+    return "\n".join(parts)
+
+
+def _sentence(text: str) -> str:
+    plain = text.split(maxsplit=1)[0].isalpha()
+    return f"{text[0].upper()}{text[1:]}." if plain else f"{text}."
+
+
+def _allowed(option: Option) -> str:
+    text = option.allowed().removeprefix("write ").removeprefix(option.name).strip()
+    return text.removeprefix("as ").removeprefix("is ")
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value[0]) if isinstance(value, tuple) and len(set(value)) == 1 else str(value)
+
+
+PAGES = {
+    "reference/methods.md": methods_page,
+    "reference/commands.md": commands_page,
+    "reference/definition-format.md": definition_page,
+}
 
 
 def main() -> None:

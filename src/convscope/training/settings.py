@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer("sgd", "Stochastic gradient descent", ("momentum", "nesterov"), 0.01, ("sutskever2013importance",)),
         Optimizer("adagrad", "Adagrad", (), 0.01, ("duchi2011adaptive",)),
         Optimizer("adadelta", "Adadelta", (), 1.0, ("zeiler2012adadelta",)),
-        Optimizer("rmsprop", "RMSprop", ("momentum",), 0.001, ("hinton2012rmsprop",)),
+        Optimizer("rmsprop", "RMSprop", ("momentum",), 0.001),
         Optimizer("adam", "Adam", ("momentum",), 0.001, ("kingma2015adam",)),
         Optimizer("adamw", "AdamW", ("momentum",), 0.001, ("loshchilov2019decoupled",)),
     )
