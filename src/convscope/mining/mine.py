@@ -14,7 +14,7 @@ from convscope.errors import BadImage, Cancelled, ConvscopeError, Refused
 from convscope.images import ImageSet, load_images
 from convscope.images.reading import read_ahead
 from convscope.mining.claim import claimed
-from convscope.mining.exact import BITS, HEADROOM_BITS, EXACT_IMAGES, SUM_BITS, exponents
+from convscope.mining.exact import BITS, EXACT_IMAGES, HEADROOM_BITS, SUM_BITS, exponents
 from convscope.mining.ranks import LARGEST_IMAGE
 from convscope.mining.settings import SPOT_IMAGES, Grid, Settings, check_k, choose_layers
 from convscope.mining.shard import Shard, ShardResult, Work, calibration

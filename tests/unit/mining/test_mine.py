@@ -274,8 +274,9 @@ def calibrated(study: Study) -> dict[str, tuple[Any, Any]]:
     """Magnitudes that give the grids of a study again."""
     from convscope.mining.exact import BITS, HEADROOM_BITS, SUM_BITS
 
+    pooled, square = BITS - float(HEADROOM_BITS), SUM_BITS - 2.0 * HEADROOM_BITS
     return {
-        layer: (2.0 ** (grid.exponent + BITS - float(HEADROOM_BITS)), 2.0 ** (grid.square_exponent + SUM_BITS - 2.0 * HEADROOM_BITS))
+        layer: (2.0 ** (grid.exponent + pooled), 2.0 ** (grid.square_exponent + square))
         for layer, grid in study.settings.grids.items()
     }
 
