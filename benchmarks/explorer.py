@@ -11,7 +11,12 @@ import sys
 from measuring import capture, imports, page
 from measuring.rows import Row, arguments, report
 
-PARTS = {"capture": capture.measure, "imports": imports.measure, "page": page.measure}
+PARTS = {
+    "capture": capture.measure,
+    "imports": imports.measure,
+    "page": page.measure,
+    "gallery": page.measure_gallery,
+}
 
 
 def main() -> None:

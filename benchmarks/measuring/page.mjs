@@ -1,6 +1,7 @@
 // Starts a convscope command, opens its page in Chromium and measures one journey; prints JSON.
 //   first-grid: seconds from starting the process to tiles on the contact sheet's canvas
 //   scroll: milliseconds between frames while a sheet of 2,048 units scrolls, and how many nodes the page has
+//   gallery: the same while every patch of a layer of 2,048 units scrolls by, and how long a still window takes to fill
 //   unit-switches: milliseconds from a key (or a new address) to the unit's kernel, gradient and map on the screen
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
@@ -163,6 +164,49 @@ async function scroll(page) {
   });
 }
 
+async function gallery(page) {
+  await page.evaluate(gridPainted);
+  await page.keyboard.press("Escape"); // leaves the tour of a first start
+  await page.evaluate(async () => {
+    const asked = await fetch("/api/study/mine", { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" });
+    if (!asked.ok) throw new Error(await asked.text());
+    for (let study = { finished: false }; !study.finished; study = await (await fetch("/api/study")).json()) {
+      if (study.failure) throw new Error(JSON.stringify(study.failure));
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+    location.hash = "#unit=2:0&tab=gallery&thumb=48";
+  });
+  await page.reload();
+  await page.waitForSelector('canvas[data-wall][data-painted="gallery|2"]');
+  const scrolled = await page.evaluate(async () => {
+    const scroller = document.querySelector("[role=grid]");
+    const frames = [];
+    for (let frame = 0, before = performance.now(); frame < 300; frame++) {
+      scroller.scrollTop += 40;
+      await new Promise(requestAnimationFrame);
+      const now = performance.now();
+      frames.push(now - before);
+      before = now;
+    }
+    if (scroller.scrollTop < 8_000) throw new Error(`it scrolled ${scroller.scrollTop} pixels only`);
+    return { frames, nodes: document.querySelectorAll("*").length, thumbnails: Number(scroller.dataset.gallery) };
+  });
+  // At rest: far away, so that nothing in the window was fetched before.
+  const filled = await page.evaluate(async () => {
+    const scroller = document.querySelector("[role=grid]");
+    const canvas = document.querySelector("canvas[data-wall]");
+    scroller.scrollTop = scroller.scrollHeight;
+    const begun = performance.now();
+    for (let waited = 0; waited < 2 || !canvas.dataset.painted; waited++) await new Promise(requestAnimationFrame);
+    const took = performance.now() - begun;
+    const { width, height } = canvas;
+    const colors = new Set(new Uint32Array(canvas.getContext("2d").getImageData(0, 0, width, height).data.buffer)).size;
+    if (colors < 256) throw new Error(`it is said to be painted, but has ${colors} colors`);
+    return took;
+  });
+  return { ...scrolled, filled };
+}
+
 const browser = await chromium.launch({
   executablePath: process.env.CONVSCOPE_CHROMIUM ?? process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
@@ -181,6 +225,8 @@ try {
     console.log(JSON.stringify({ seconds: (performance.now() - begun) / 1000 }));
   } else if (task.journey === "scroll") {
     console.log(JSON.stringify(await scroll(page)));
+  } else if (task.journey === "gallery") {
+    console.log(JSON.stringify(await gallery(page)));
   } else {
     console.log(JSON.stringify(await unitSwitches(page)));
   }
