@@ -439,7 +439,7 @@ export const en = {
   "patches.cutTitle.mask": "The whole image, dimmed where the unit doesn't see it",
   "patches.class": "most frequent class",
   "patches.tip": "{rank}: {value} · {name}",
-  "patches.sheetNote": "{which} of {images} images; nine of them from {side} px on",
+  "patches.sheetNote": "{which} of {images} images; nine from {side} px",
   "patches.sheetNine": "each unit's nine {which} of {images} images",
   "patches.which.words.top": "strongest",
   "patches.which.words.bottom": "lowest",
