@@ -35,6 +35,7 @@ class Cost:
     measuring_seconds: float
     writing_seconds: float
     stretched: tuple[Stretch, ...]
+    lent_seconds: float = 0.0  # of them for the first steps, not yet paid back
 
     @property
     def fraction(self) -> float:
@@ -44,6 +45,8 @@ class Cost:
 
     def __str__(self) -> str:
         text = f"recording took {100 * self.fraction:.1f} % of {self.training_seconds:.1f} s of training"
+        if self.lent_seconds > 0.005:
+            text += f" ({self.lent_seconds:.2f} s lent for the first steps, to be paid back)"
         slower = [f"{each.kind} every {each.every} steps instead of {each.asked}" for each in self.stretched]
         return text + (f"; to stay in the budget, {', '.join(slower)}" if slower else "")
 
@@ -178,7 +181,8 @@ class Budget:
         with self._lock:
             elapsed = self._clock() - self._started - self._measuring
             stretched = tuple(each.stretch for each in self._kinds.values() if each.stretch is not None)
-            return Cost(elapsed, self._measuring, self._writing, stretched)
+            lent = sum(min(each.purse.owed, each.purse.size - each.purse.seconds) for each in self._kinds.values())
+            return Cost(elapsed, self._measuring, self._writing, stretched, max(0.0, lent) if self.limited else 0.0)
 
     def _plan(self) -> None:
         found = [step for kind in self._kinds.values() if (step := kind.next()) is not None]

@@ -7,10 +7,6 @@ any moment leaves a run that opens and has every step that was written. docs/ref
 from __future__ import annotations
 
 import json
-import os
-import sys
-from bisect import bisect_left
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
@@ -19,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
-from convscope.store import INDEX, TEMPORARY, Store
+from convscope.store import INDEX, Store
+from convscope.training.history import History, News, in_order, rows
 from convscope.training.ledger import FORMAT, METHOD, Event, Write, decode, encode, is_full, ledger_recipe
+from convscope.training.writers_lock import WritersLock
 from convscope.view import Recipe, View, canonical_json
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from convscope.view import Array
@@ -50,49 +49,6 @@ def split_view_name(full: str) -> tuple[str, str]:
     return name, layer
 
 
-@dataclass(frozen=True)
-class News:
-    """What was written after a position: the Views recorded (step, names), scalars (step, name, value), events.
-
-    ``position`` is where to ask from the next time. After ``rewound`` steps were taken back: read everything anew.
-    """
-
-    position: int
-    recorded: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    scalars: tuple[tuple[int, str, float], ...] = ()
-    events: tuple[Event, ...] = ()
-    rewound: bool = False
-
-
-@dataclass(eq=False)
-class _History:
-    """What the ledger says, all writes taken together."""
-
-    writes: list[Write] = field(default_factory=list)
-    views: dict[str, list[int]] = field(default_factory=dict)  # each name's steps in order
-    latest: int | None = None
-
-    def add(self, write: Write) -> None:
-        self.writes.append(write)
-        if write.rewound:
-            for name, steps in self.views.items():
-                self.views[name] = [step for step in steps if step <= write.step]
-            self.views = {name: steps for name, steps in self.views.items() if steps}
-            self.latest = write.step
-            return
-        for name in write.views:
-            steps = self.views.setdefault(name, [])
-            index = bisect_left(steps, write.step)
-            if index == len(steps) or steps[index] != write.step:
-                steps.insert(index, write.step)
-        self.latest = write.step if self.latest is None else max(self.latest, write.step)
-
-    def has(self, step: int, name: str) -> bool:
-        steps = self.views.get(name, [])
-        index = bisect_left(steps, step)
-        return index < len(steps) and steps[index] == step
-
-
 class Run:
     """A training run on disk.
 
@@ -117,10 +73,10 @@ class Run:
         self.network: str = header.recipe.network if header.recipe else ""
         self.created: str = header.meta["created"]
         self._lock = RLock()
-        self._history = _History()
+        self._history = History()
         self._chunk = 0  # the one that is being read or written
         self._tail: list[Write] = []  # its writes
-        self._writer: _WritersLock | None = None
+        self._writer: WritersLock | None = None
         self.closed = False
 
     # ---- opening -----------------------------------------------------------------------------------------------
@@ -261,7 +217,7 @@ class Run:
 
     def _become_writer(self) -> None:
         if self._writer is None:
-            writer = _WritersLock(self.path)
+            writer = WritersLock(self.path)
             self._refresh()  # what the last writer wrote; from now on this run knows itself what there is
             self._writer = writer
 
@@ -281,7 +237,7 @@ class Run:
                 return
             self._chunk, self._tail = self._chunk + 1, []
 
-    def _now(self) -> _History:
+    def _now(self) -> History:
         with self._lock:
             self._refresh()
             return self._history
@@ -318,7 +274,7 @@ class Run:
             )
         return blob
 
-    def _unknown(self, history: _History, step: int, name: str) -> UnknownName:
+    def _unknown(self, history: History, step: int, name: str) -> UnknownName:
         steps = history.views.get(name)
         if not steps:
             known = suggest(name, history.views) or f"recorded are {', '.join(list(history.views)[:8]) or 'no Views'}"
@@ -330,19 +286,9 @@ class Run:
 
     def scalars(self) -> dict[str, tuple[Array, Array]]:
         """Every scalar's steps (int64, rising) and values (float64), by name; of equal steps the last one written."""
-        found: dict[str, dict[int, float]] = {}
-        for write in self._now().writes:
-            if write.rewound:
-                for values in found.values():
-                    for late in [step for step in values if step > write.step]:
-                        del values[late]
-            for step, name, value in _rows(write):
-                found.setdefault(name, {})[step] = value
-        result = {}
-        for name, values in found.items():
-            steps = sorted(values)
-            result[name] = (np.array(steps, np.int64), np.array([values[each] for each in steps], np.float64))
-        return {name: pair for name, pair in result.items() if len(pair[0])}
+        with self._lock:
+            pairs = [(name, np.array(steps), np.array(values)) for name, (steps, values) in self._now().scalars.items()]
+        return {name: in_order(steps, values) for name, steps, values in pairs if len(steps)}
 
     def events(self) -> list[Event]:
         """Everything that happened, in the order in which it was written; without what was taken back."""
@@ -360,14 +306,10 @@ class Run:
         return News(
             len(history.writes),
             tuple((write.step, write.views) for write in fresh if write.views),
-            tuple(row for write in fresh for row in _rows(write)),
+            tuple(row for write in fresh for row in rows(write)),
             tuple(event for write in fresh for event in write.events),
             after > len(history.writes) or any(write.rewound for write in fresh),
         )
-
-
-def _rows(write: Write) -> list[tuple[int, str, float]]:
-    return list(zip(write.scalar_steps.tolist(), write.scalar_names, write.scalar_values.tolist(), strict=True))
 
 
 def _header_of(store: Store) -> View | None:
@@ -386,49 +328,6 @@ def _is_run(folder: Path) -> bool:
             return bool(store.query(method=METHOD, target="", kind=KIND, limit=1))
     except ConvscopeError:
         return False
-
-
-class _WritersLock:
-    """The right to write, which the system takes back when the process ends, however it ends."""
-
-    def __init__(self, folder: Path) -> None:
-        self._descriptor: int | None = None
-        where = folder / TEMPORARY
-        try:
-            where.mkdir(exist_ok=True)
-            self._descriptor = os.open(where / "writer.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise ConvscopeError(
-                f"can't write to the run: {error.strerror}", where=str(folder), next_step="choose another folder"
-            ) from error
-        try:
-            _lock(self._descriptor)
-        except OSError as error:
-            self.release()
-            raise Refused(
-                "another process is writing this run",
-                where=str(folder),
-                next_step="wait for it, or name another folder",
-            ) from error
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def __del__(self) -> None:
-        self.release()
-
-
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 __all__ = ["News", "Run", "split_view_name", "view_name"]

@@ -91,6 +91,16 @@ def test_without_a_limit_everything_is_recorded() -> None:
     assert told == []
 
 
+def test_what_was_lent_is_said_until_it_is_paid_back() -> None:
+    schedules, costs = {"filters": At.steps(range(10))}, {"filters": (0.01, 0.02)}
+    _, early, _, _ = train(schedules, costs, steps=12, step_seconds=0.1)
+    assert early.lent_seconds == pytest.approx(0.3, abs=0.02)
+    assert "s lent for the first steps" in str(early)
+    _, late, _, _ = train(schedules | {"maps": Every(500)}, costs | {"maps": (0.0, 0.0)}, steps=2000, step_seconds=0.1)
+    assert late.lent_seconds == 0
+    assert "lent" not in str(late)
+
+
 def test_a_budget_of_nothing_allows_the_beginning_only() -> None:
     recorded, cost, _, _ = train(
         {"filters": Every(1)}, {"filters": (0.1, 0.0)}, steps=1000, step_seconds=1.0, fraction=0.0
