@@ -33,6 +33,16 @@ const OTHER: PageState = {
   spine: false,
   inspector: false,
   theme: "dark",
+  run: "lenet5-2",
+  step: 128,
+  beside: "lenet5@64",
+  part: "lesson",
+  trained: { layer: "block1.conv2", channel: 3, position: null },
+  panels: ["weights", "displacement"],
+  size: "large",
+  picture: 2,
+  sample: 7,
+  log: true,
 };
 
 test("the defaults need no address", () => expect(writeHash(structuredClone(DEFAULTS) as PageState)).toBe(""));

@@ -19,7 +19,7 @@ export class Http {
   }
 
   /** Send a JSON body. */
-  send<Answer>(method: "POST" | "PATCH", path: string, body: unknown, init: RequestInit = {}): Promise<Answer> {
+  send<Answer>(method: "POST", path: string, body: unknown, init: RequestInit = {}): Promise<Answer> {
     const headers = { "Content-Type": "application/json", ...init.headers };
     return this.json<Answer>(path, { ...init, method, body: JSON.stringify(body), headers });
   }

@@ -25,6 +25,16 @@ export const BINDINGS: readonly Binding[] = [
   { keys: ["b"], shown: "b", words: "keys.pin", group: "keys.group.keep" },
   { keys: ["s"], shown: "s", words: "keys.save", group: "keys.group.keep" },
   { keys: ["c"], shown: "c", words: "keys.copy", group: "keys.group.keep" },
+  { keys: [" "], shown: "space", words: "keys.train.run", group: "keys.group.train" },
+  { keys: ["n"], shown: "n", words: "keys.train.step", group: "keys.group.train" },
+  { keys: [",", "."], shown: ", .", words: "keys.train.time", group: "keys.group.train" },
+  { keys: ["0"], shown: "0", words: "keys.train.live", group: "keys.group.train" },
+  { keys: ["y"], shown: "y", words: "keys.train.play", group: "keys.group.train" },
+  { keys: ["b"], shown: "b", words: "keys.train.beside", group: "keys.group.train" },
+  { keys: ["1", "2", "3", "4", "5", "6"], shown: "1 … 6", words: "keys.train.quantities", group: "keys.group.train" },
+  { keys: ["e"], shown: "e", words: "keys.train.settings", group: "keys.group.train" },
+  { keys: ["i", "I"], shown: "i, shift i", words: "keys.train.image", group: "keys.group.train" },
+  { keys: ["ArrowLeft", "ArrowRight"], shown: "← →", words: "keys.train.lesson", group: "keys.group.train" },
 ];
 
 /** True while someone types, or a control of its own uses the key. */

@@ -3,8 +3,9 @@
 import { POSITIVE_MAPS, SIGNED_MAPS, type PositiveMap, type SignedMap, type Theme } from "../paint/colormap";
 import { formatAddress, parseAddress, type Address } from "./address";
 import { CUTS, WHICH, type Cut, type Which } from "./patches";
+import { QUANTITIES, USUAL, type Quantity } from "./train/pictures";
 
-export const TABS = ["explore", "gallery"] as const;
+export const TABS = ["explore", "gallery", "train"] as const;
 export type Tab = (typeof TABS)[number];
 
 export const SHEETS = ["weights", "weight_gradients", "spatial_gradients", "activations", "activation_gradients", "top_patches"] as const;
@@ -18,6 +19,13 @@ export type Component = (typeof COMPONENTS)[number];
 
 export const PHOTO_MODES = ["beside", "over"] as const;
 export type PhotoMode = (typeof PHOTO_MODES)[number];
+
+/** What the Train page is about: the network as it learns, one backward pass, a race of optimizers, a new run. */
+export const TRAIN_PARTS = ["network", "lesson", "race", "new"] as const;
+export type TrainPart = (typeof TRAIN_PARTS)[number];
+
+export const TRAIN_SIZES = ["small", "medium", "large"] as const;
+export type TrainSize = (typeof TRAIN_SIZES)[number];
 
 export const MAXIMUM_PINS = 4;
 export const SMALLEST_TILE = 16;
@@ -63,6 +71,19 @@ export interface PageState {
   spine: boolean;
   inspector: boolean;
   theme: Theme | null;
+  /** Training: the run, the recorded step that is shown (null: the newest), and "run@step" to show beside it. */
+  run: string;
+  step: number | null;
+  beside: string;
+  part: TrainPart;
+  trained: Address;
+  panels: Quantity[];
+  size: TrainSize;
+  /** Which image of those that the panels' maps are of, and the held-out image whose backward pass is taken apart. */
+  picture: number;
+  sample: number | null;
+  /** The loss on a logarithmic axis. */
+  log: boolean;
 }
 
 export const DEFAULTS: Readonly<PageState> = {
@@ -95,6 +116,16 @@ export const DEFAULTS: Readonly<PageState> = {
   spine: true,
   inspector: true,
   theme: null,
+  run: "",
+  step: null,
+  beside: "",
+  part: "network",
+  trained: { layer: "", channel: null, position: null },
+  panels: [...USUAL],
+  size: "medium",
+  picture: 0,
+  sample: null,
+  log: false,
 };
 
 type Field<Name extends keyof PageState> = {
@@ -163,6 +194,20 @@ const FIELDS: { [Name in keyof PageState]: Field<Name> } = {
   spine: { key: "spine", ...flag },
   inspector: { key: "inspector", ...flag },
   theme: { key: "theme", write: (value) => value ?? "", read: oneOf(["light", "dark"] as const) },
+  run: { key: "run", write: text, read: (value) => (/^[a-z0-9_-]{1,64}$/.test(value) ? value : undefined) },
+  step: { key: "step", write: (value) => String(value ?? ""), read: wholeNumber },
+  beside: { key: "beside", write: text, read: (value) => (/^[a-z0-9_-]{1,64}@\d{1,9}$/.test(value) ? value : undefined) },
+  part: { key: "part", write: text, read: oneOf(TRAIN_PARTS) },
+  trained: { key: "trained", write: formatAddress, read: (value) => parseAddress(value) ?? undefined },
+  panels: {
+    key: "panels",
+    write: list.write,
+    read: (value) => QUANTITIES.filter((each) => list.read(value).includes(each)),
+  },
+  size: { key: "size", write: text, read: oneOf(TRAIN_SIZES) },
+  picture: { key: "picture", write: String, read: wholeNumber },
+  sample: { key: "sample", write: (value) => String(value ?? ""), read: wholeNumber },
+  log: { key: "log", ...flag },
 };
 
 const NAMES = Object.keys(FIELDS) as (keyof PageState)[];
@@ -210,12 +255,13 @@ export function readHash(hash: string): PageState {
 }
 
 /** Changes that deserve a step in the browser's history; the rest only rewrites the address. */
-const STEPS: readonly (keyof PageState)[] = ["tab", "unit", "image", "sheet", "of", "component", "objective", "over", "which", "cut", "rank", "pins"];
+const STEPS: readonly (keyof PageState)[] = ["tab", "unit", "image", "sheet", "of", "component", "objective", "over", "which", "cut", "rank", "pins", "run", "beside", "part", "trained", "sample"];
 
 export function isStep(before: PageState, after: PageState): boolean {
   return STEPS.some((name) => {
     // Opening a patch is a step; going on to the next one is not.
     if (name === "rank") return (before.rank === null) !== (after.rank === null);
+    if (name === "trained") return before.trained.layer !== after.trained.layer;
     if (name !== "unit") return !same(before[name], after[name]);
     return before.unit.layer !== after.unit.layer || before.unit.channel !== after.unit.channel;
   });

@@ -1,6 +1,10 @@
 // Every word the page says, in English. {name} is filled in. Keys say where a text stands.
 
+import { train } from "./train.en";
+
 export const en = {
+  ...train,
+
   // Loading and failing
   "app.opening": "Opening the network…",
   "app.failed": "The network couldn't be opened",
