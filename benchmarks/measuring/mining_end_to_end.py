@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 END_TO_END_GOAL = 1 / 0.9
 WORKERS_GOAL = 1 / 1.7
-BATCH, SHARD = 8, 32
+BATCH = 8
 ROWS, COLUMNS = 375, 500
 BENCHMARKS = Path(__file__).parents[1]
 # The network alone, in a process like a worker: it waits for a line, and says how many images a second it did.
@@ -52,7 +52,7 @@ with torch.inference_mode():
 
 def measure(quick: bool) -> list[Row]:
     """Rows for both networks, serially and in processes."""
-    count, rounds = (192, 1) if quick else (512, 3)
+    count, rounds = (512, 1) if quick else (1024, 3)
     rows = []
     with tempfile.TemporaryDirectory(prefix="convscope-benchmark-") as folder:
         photos = Path(folder) / "photos"
@@ -109,7 +109,7 @@ def _answers(running: list[subprocess.Popen[str]]) -> list[str]:
     return [each.communicate()[0] for each in running]
 
 
-def mining_rate(network: Network, images: object, executor: Executor) -> float:
+def mining_rate(network: Network, images: object, executor: Executor, shard_size: int | None = None) -> float:
     """Images a second between the first and the last batch: a worker's start is the same however many images follow."""
     seen: list[tuple[float, int]] = []
 
@@ -127,7 +127,7 @@ def mining_rate(network: Network, images: object, executor: Executor) -> float:
             executor=executor,
             batch_size=BATCH,
             threads=THREADS,
-            shard_size=SHARD,
+            shard_size=shard_size,
         )
         ended = time.perf_counter()
         study.store.close()
@@ -145,7 +145,7 @@ def measure_workers(quick: bool) -> list[Row]:
     ratios = []
     for turn in range(1 if quick else 3):
         order = (1, 2) if turn % 2 else (2, 1)
-        rates = {workers: mining_rate(network, pictures, ProcessExecutor(workers)) for workers in order}
+        rates = {workers: mining_rate(network, pictures, ProcessExecutor(workers), 64) for workers in order}
         print(f"one process {rates[1]:.1f}, two {rates[2]:.1f} images/s")
         ratios.append(rates[1] / rates[2])
     how = f"one process of one thread; ResNet-18, k = {K}, pictures that need no decoding; goal is 1 / 1.7"
