@@ -34,7 +34,8 @@ INDEX = "index.sqlite"
 OBJECTS = "objects"
 TEMPORARY = "temporary"
 _LEFT_BY_A_CRASH_SECONDS = 3600.0
-_MAY_LIE_BESIDE = {"study.json", OBJECTS, TEMPORARY, INDEX, f"{INDEX}-journal", ".DS_Store"}
+# Besides what a store has itself: what a study is of, training runs in it, and of a run what it goes on from.
+_MAY_LIE_BESIDE = {"study.json", "runs", "snapshot.safetensors", OBJECTS, TEMPORARY, INDEX, f"{INDEX}-journal", ".DS_Store"}
 
 _SCHEMA = (
     """CREATE TABLE views (

@@ -14,6 +14,7 @@ from convscope.cli.memory import keep_freed_memory
 from convscope.cli.mine import mine
 from convscope.cli.tables import layers, methods, openapi
 from convscope.cli.train import train
+from convscope.cli.training_page import runs
 from convscope.cli.view import view
 from convscope.errors import ConvscopeError
 
@@ -32,7 +33,8 @@ INTERRUPTED = 130
         ("convscope layers torchvision:resnet18", "what there is to look at"),
         ("convscope view weights demo stem.convolution -o kernels.png", "one view, without the page"),
         ("convscope mine demo --images photos/ --study study/", "what every unit responds to, over all your images"),
-        ("convscope train lenet5 --run runs/a", "train a small network, recorded step by step"),
+        ("convscope train", "train a small network, and watch everything in it change"),
+        ("convscope runs runs/", "watch the training of your own loop"),
     ),
 )
 @click.version_option(__version__, prog_name="convscope")
@@ -40,7 +42,7 @@ def commands() -> None:
     """See inside any convolutional network: weights, weight gradients, activations and their gradients."""
 
 
-for _command in (demo, open_command, layers, view, mine, train, methods, serve, openapi):
+for _command in (demo, open_command, layers, view, mine, train, runs, methods, serve, openapi):
     commands.add_command(_command)
 
 

@@ -28,12 +28,13 @@ from convscope.errors import ConvscopeError
 
 if TYPE_CHECKING:
     from convscope.images import ImageSet
-    from convscope.server.session import Opened
+    from convscope.server.session import Opened, Session
     from convscope.store import Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DEMO = "demo"
+RUNS = "runs"
 MOST_MINED_SHOWN = 1000
 _SERVER_OPTIONS = (
     click.option("--port", type=click.IntRange(0, 65535), default=0, help="where to listen  [default: any free port]"),
@@ -49,6 +50,9 @@ _SERVER_OPTIONS = (
 _STUDY_OPTION = click.option(
     "--study", metavar="FOLDER", help="where results are kept  [default: nowhere, after the end]"
 )
+_RUNS_OPTION = click.option(
+    "--runs", metavar="FOLDER", help="where training is recorded, yours too  [default: the study's folder]"
+)
 
 
 def server_options(function: Function) -> Function:
@@ -61,9 +65,13 @@ def server_options(function: Function) -> Function:
 @click.command(cls=HelpfulCommand, examples=(("convscope demo", "no network access, no GPU"),))
 @server_options
 @_STUDY_OPTION
+@_RUNS_OPTION
 @debug_option
 def demo(study: str | None, **server: Any) -> None:
-    """Open the explorer on the embedded network, EfficientNet-Lite0, and a few photos."""
+    """Open the explorer on the embedded network, EfficientNet-Lite0, and a few photos.
+
+    Its Train tab trains small networks on 5,000 handwritten digits.
+    """
     _explore(Source(DEMO, images=(DEMO,)), study, server)
 
 
@@ -84,6 +92,7 @@ def demo(study: str | None, **server: Any) -> None:
 @image_option
 @server_options
 @_STUDY_OPTION
+@_RUNS_OPTION
 @debug_option
 def open_command(model: str, images: tuple[str, ...], study: str | None, **options: Any) -> None:
     """Open the explorer on a network: load it, serve it on this machine only, open the browser.
@@ -101,6 +110,7 @@ def open_command(model: str, images: tuple[str, ...], study: str | None, **optio
 @click.argument("study", default=".", required=False)
 @click.option("--trust", is_flag=True, help="run the Python code, or open the pickle, that the study names")
 @server_options
+@_RUNS_OPTION
 @debug_option
 def serve(study: str, trust: bool, **server: Any) -> None:
     """Open the explorer on a study: its stored views, its network and its images."""
@@ -110,12 +120,33 @@ def serve(study: str, trust: bool, **server: Any) -> None:
 
 
 def _explore(source: Source, study: str | None, server: dict[str, Any], expected: str = "") -> None:
+    runs = server["runs"] or (None if study is None else str(Path(study) / RUNS))
+
+    def session(store: Store) -> Session:
+        from convscope.server.jobs import Jobs
+        from convscope.server.session import Session
+        from convscope.server.training import Training
+
+        def opener() -> Opened:
+            opened = open_source(source, store)
+            if study is not None and store.writable:
+                _record(Path(study), source, opened.network.fingerprint, expected)
+            return opened
+
+        jobs = Jobs()
+        return Session(opener, store, jobs, place=study or "", training=Training(jobs, runs))
+
+    serve_page(source.model, study, server, session)
+
+
+def serve_page(
+    title: str, study: str | None, server: dict[str, Any], session: Callable[[Store], Session], tab: str = ""
+) -> None:
+    """Serve a session until Ctrl-C, and show its page; ``tab`` is the one to begin with."""
     # torch takes longer than everything else together, so it starts loading before the server does.
     threading.Thread(target=_load_early, name="convscope-imports", daemon=True).start()
-    from convscope.server.jobs import Jobs
     from convscope.server.listen import bind
     from convscope.server.listen import serve as listen
-    from convscope.server.session import Session
     from convscope.store import Store
 
     # Otherwise the default handler would end the process without removing what is temporary.
@@ -129,20 +160,15 @@ def _explore(source: Source, study: str | None, server: dict[str, Any], expected
             folder = study
         store = stack.enter_context(Store.open(folder))
 
-        def opener() -> Opened:
-            opened = _open(source, store)
-            if study is not None and store.writable:
-                _record(Path(study), source, opened.network.fingerprint, expected)
-            return opened
-
         def announce(url: str) -> None:
-            click.echo(f"Opening {source.model} at {url}\nStop it with Ctrl-C.")
+            address = f"{url}&tab={tab}" if tab else url
+            click.echo(f"Opening {title} at {address}\nStop it with Ctrl-C.")
             sys.stdout.flush()
             if not server["no_browser"]:
-                threading.Thread(target=_show_page, args=(url,), daemon=True).start()
+                threading.Thread(target=_show_page, args=(address,), daemon=True).start()
 
         try:
-            listen(Session(opener, store, Jobs(), place=study or ""), listener, names=names, announce=announce)
+            listen(session(store), listener, names=names, announce=announce)
         except KeyboardInterrupt:
             click.echo("\nstopped", err=True)
 
@@ -154,7 +180,7 @@ def _load_early() -> None:
     del torch
 
 
-def _open(source: Source, store: Store) -> Opened:
+def open_source(source: Source, store: Store) -> Opened:
     """Load images and network side by side: the first waits for the disk, the second for the processor."""
     from convscope.server.session import Opened
 
@@ -224,4 +250,4 @@ def _show_page(url: str) -> None:
     webbrowser.open(url)
 
 
-__all__ = ["demo", "open_command", "serve"]
+__all__ = ["DEMO", "demo", "open_command", "open_source", "serve", "serve_page", "server_options"]

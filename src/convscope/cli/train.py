@@ -1,4 +1,4 @@
-"""``convscope train``: train a small network in the shell, recorded so that it can be watched and continued."""
+"""``convscope train``: train a small network in the page or in the shell, recorded, so that it can be continued."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from convscope.cli.explore import server_options
 from convscope.cli.help import HelpfulCommand, terminal, working
 from convscope.cli.source import debug_option
-from convscope.errors import ConvscopeError, Refused
+from convscope.errors import ConvscopeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from convscope.training.data import Data
-    from convscope.training.definition import Definition
     from convscope.training.learner import Learner
     from convscope.training.recorded import Recorded
     from convscope.training.trainer import Trainer
@@ -39,6 +38,7 @@ _END_OPTIONS = (
     click.option("--seconds", type=click.FloatRange(0), help="… after so many seconds from now"),
     click.option("--accuracy", type=click.FloatRange(0, 1), help="… once the held-out accuracy is this high"),
 )
+ENDS = ("steps", "epochs", "examples", "seconds", "accuracy")
 _SETTINGS = tuple(
     "optimizer learning_rate momentum nesterov weight_decay l1 batch_size dropout shift flip fill schedule".split()
 )
@@ -68,8 +68,8 @@ def training_options(function: Function) -> Function:
 @click.command(
     cls=HelpfulCommand,
     examples=(
-        ("convscope train", "LeNet-5 on 5,000 handwritten digits, until Ctrl-C"),
-        ("convscope train convnetjs-cifar10 --data data/cifar10 --epochs 5", "ConvNetJS's network on real CIFAR-10"),
+        ("convscope train", "LeNet-5 on 5,000 handwritten digits, watched in the page"),
+        ("convscope train convnetjs-cifar10 --data data/cifar10", "ConvNetJS's network on real CIFAR-10"),
         ("convscope train resnet --data data/cifar10 --epochs 8 --run runs/resnet", "again to continue it"),
         ("convscope train lenet5 --show > mine.yaml", "a definition to edit"),
         ("convscope train mine.yaml --optimizer adam --learning-rate 0.001 --run runs/mine", "your own network"),
@@ -77,6 +77,12 @@ def training_options(function: Function) -> Function:
 )
 @click.argument("network", required=False)
 @click.option("--data", metavar="SOURCE", help="mnist, fashion-mnist, or a folder  [default: the preset's, or mnist]")
+@click.option(
+    "--page/--no-page",
+    default=None,
+    help="watch it in the page, or train in the shell  [default: the page, unless it says when to stop or to export]",
+)
+@click.option("--paused", is_flag=True, help="open the page without beginning to train")
 @click.option(
     "--run", metavar="FOLDER", help="where it is recorded; a run that is there is continued  [default: runs/NAME]"
 )
@@ -90,17 +96,49 @@ def training_options(function: Function) -> Function:
 @click.option("--device", help="cpu, cuda, cuda:1, mps …  [default: cpu]")
 @click.option("--show", is_flag=True, help="print the network's definition and do nothing else")
 @click.option("--json", "as_json", is_flag=True, help="print the outcome as JSON")
+@server_options
 @debug_option
 def train(network: str | None, **options: Any) -> int:
     """Train a small network: a preset, or a definition of your own.
 
     NETWORK is lenet5, convnetjs-mnist, convnetjs-cifar10, resnet, alexnet, zfnet or linear; a .yaml file with a list of
-    layers; or a .json file of ConvNetJS. Ctrl-C stops it after the step that is being taken; the same command with the
-    same --run goes on exactly there.
+    layers; or a .json file of ConvNetJS. It is trained in the page's Train tab, where everything can be watched and
+    changed while it runs; or in the shell, with --no-page. Ctrl-C stops it after the step that is being taken; the same
+    command with the same --run goes on exactly there.
     """
     if options["show"]:
         click.echo(_show(network or DEFAULT_NETWORK), nl=False)
         return 0
+    until = {name: options[name] for name in ENDS}
+    if options["page"] is None:
+        options["page"] = not (
+            options["export"] or options["as_json"] or any(each is not None for each in until.values())
+        )
+    if options["page"]:
+        return _in_the_page(network, options, until)
+    return _in_the_shell(network, options, until)
+
+
+def _in_the_page(network: str | None, options: dict[str, Any], until: dict[str, Any]) -> int:
+    from convscope.cli.training_page import First, open_training
+
+    for name in ("export", "as_json"):
+        if options[name]:
+            raise ConvscopeError(f"--{name.removeprefix('as_')} is for the shell", next_step="add --no-page")
+    run = None if options["run"] is None else Path(options["run"])
+    resumes = _check(network, run, options)
+    name = run.name if run is not None else Path(network or DEFAULT_NETWORK).stem
+
+    def make() -> Learner:
+        return _open(network, options)[0]
+
+    first = First(make, name, run, resumes, None if options["paused"] else until)
+    folder = str(run.parent) if run is not None else "runs"
+    open_training(folder, [options["data"]] if options["data"] else [], options, first)
+    return 0
+
+
+def _in_the_shell(network: str | None, options: dict[str, Any], until: dict[str, Any]) -> int:
     with working("opening the data"):
         learner, recorded = _open(network, options)
     export = Path(options["export"]) if options["export"] else None
@@ -110,12 +148,11 @@ def train(network: str | None, **options: Any) -> int:
 
     _use_threads(suitable_threads(learner))
     trainer = Trainer(learner, recorded)
-    until = Until(**{name: options[name] for name in ("steps", "epochs", "examples", "seconds", "accuracy")})
     began, before = time.monotonic(), learner.examples
     try:
         _say(f"{_heading(learner)}\nrecorded in {recorded.path}")
         with working("training"), _lines(), _stopping(trainer) as stopped:
-            trainer.run(until)
+            trainer.run(Until(**until))
         seconds = time.monotonic() - began
         evaluation = trainer.evaluation
         if evaluation is None or not evaluation.whole:
@@ -146,105 +183,48 @@ def train(network: str | None, **options: Any) -> int:
 
 
 def _show(network: str) -> str:
+    from convscope.training.opening import open_network
     from convscope.training.presets import PRESETS
 
-    return PRESETS[network].text if network in PRESETS else _network(network)[0].text()
+    return PRESETS[network].text if network in PRESETS else open_network(network).definition.text()
+
+
+def _check(network: str | None, run: Path | None, options: dict[str, Any]) -> bool:
+    """Say what is wrong with the command before the page opens; whether a run goes on in its folder."""
+    from convscope.training.opening import check_data, is_continuable, open_network
+    from convscope.training.recorded import SNAPSHOT
+    from convscope.training.snapshot import Snapshot
+
+    opened = open_network(network or DEFAULT_NETWORK)
+    if run is not None and is_continuable(run):
+        snapshot = Snapshot.open(run / SNAPSHOT)
+        snapshot.settings.changed(_given_settings(options))
+        check_data(options["data"] or snapshot.data["source"], snapshot.name)
+        return True
+    opened.settings.changed(_given_settings(options))
+    check_data(options["data"] or opened.data, opened.name)
+    return False
 
 
 def _open(network: str | None, options: dict[str, Any]) -> tuple[Learner, Recorded]:
     """A learner, new or as it was left in the run's folder, and what records it."""
-    from convscope.training.recorded import SNAPSHOT, Recorded
+    from convscope.training.opening import begin, is_continuable, open_network, resume
+    from convscope.training.recorded import Recorded
 
-    run = options["run"]
-    if run is not None and (Path(run) / SNAPSHOT).is_file():
-        return _continued(network, Path(run), options)
-    learner = _begun(network or DEFAULT_NETWORK, options)
-    name = Path(network or DEFAULT_NETWORK).stem
-    return learner, Recorded(run if run is not None else Path("runs") / name)
-
-
-def _begun(network: str, options: dict[str, Any]) -> Learner:
-    from convscope.training.learner import Learner
-    from convscope.training.presets import PRESETS
-    from convscope.training.settings import Settings
-
-    definition, weights = _network(network)
-    known = PRESETS.get(network)
-    source = options["data"] or (known.data if known else "mnist")
-    if source == "cifar10":
-        raise ConvscopeError(
-            f"{network} needs CIFAR-10, which isn't installed with convscope",
-            next_step="give its folder with --data (torchvision's files, or train.parquet and test.parquet)",
-        )
-    data = _data(source, definition, options)
-    if known is not None:  # a preset follows the data; a definition of one's own says what it wants
-        definition = definition.with_channels(data.shape[0])
-    settings = (known.settings if known else Settings()).changed(_given_settings(options))
-    return Learner(
-        definition,
-        data,
-        settings,
-        seed=options["seed"] or 0,
-        device=options["device"] or "cpu",
-        name=Path(network).stem,
-        weights=weights,
-    )
-
-
-def _continued(network: str | None, run: Path, options: dict[str, Any]) -> tuple[Learner, Recorded]:
-    from convscope.training.recorded import SNAPSHOT, Recorded
-    from convscope.training.snapshot import Snapshot
-
-    snapshot = Snapshot.open(run / SNAPSHOT)
-    if network is not None:
-        definition = _network(network)[0].with_classes(snapshot.definition.classes)
-        if definition.with_channels(snapshot.definition.input.channels) != snapshot.definition:
-            raise Refused(
-                f"the run in this folder is of another network than {network}",
-                where=str(run),
-                next_step="leave the network out to continue it, or name another folder",
-            )
-    if options["seed"] is not None and options["seed"] != snapshot.seed:
-        raise Refused(
-            f"the run was begun with seed {snapshot.seed}", where=str(run), next_step="leave --seed out, or begin anew"
-        )
-    data = _data(options["data"] or snapshot.data["source"], snapshot.definition, options)
-    learner = snapshot.learner(data, device=options["device"] or "cpu")
-    changes = _given_settings(options)
-    if changes:
-        learner.change(changes)
-    return learner, Recorded(run, resume=True)
-
-
-def _network(network: str) -> tuple[Definition, Any]:
-    """A preset's or a file's definition, and weights where the file has any."""
-    from convscope.training.convnetjs import read_convnetjs
-    from convscope.training.definition import Definition
-    from convscope.training.presets import preset
-
-    path = Path(network)
-    if path.suffix not in (".yaml", ".yml", ".json"):
-        return preset(network).definition(), None
-    try:
-        if path.stat().st_size > 64 * 2**20:
-            raise ConvscopeError("too large for a network's definition", where=network, next_step="choose another file")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it isn't UTF-8"
-        raise ConvscopeError(f"can't be read: {reason}", where=network, next_step="check the path") from error
-    if path.suffix == ".json":
-        found = read_convnetjs(text)
-        for note in found.notes:
-            _say(note)
-        return found.definition, found.weights
-    return Definition.parse(text), None
-
-
-def _data(source: str, definition: Definition, options: dict[str, Any]) -> Data:
-    from convscope.training.data import load_data
-
-    size = (definition.input.rows, definition.input.columns)
-    return load_data(source, size=size, train=options["train_images"], held_out=options["held_out_images"])
+    run, seed, changes = options["run"], options["seed"], _given_settings(options)
+    common: dict[str, Any] = {
+        "device": options["device"] or "cpu",
+        "train": options["train_images"],
+        "held_out": options["held_out_images"],
+    }
+    if run is not None and is_continuable(run):
+        opened = open_network(network) if network is not None else None
+        return resume(run, opened, options["data"] or "", changes, seed=seed, **common)
+    opened = open_network(network or DEFAULT_NETWORK)
+    for note in opened.notes:
+        _say(note)
+    learner = begin(opened, options["data"] or "", changes, seed=seed or 0, **common)
+    return learner, Recorded(run if run is not None else Path("runs") / opened.name)
 
 
 def _given_settings(options: dict[str, Any]) -> dict[str, Any]:

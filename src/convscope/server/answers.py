@@ -51,7 +51,7 @@ def explain(status: int, error: schema.ErrorBody) -> Response:
 def explain_known(error: ConvscopeError) -> Response:
     """The answer to an error that was meant for the user."""
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    return explain(status, _body(error.what, error.where, error.next_step, type(error)))
+    return explain(status, error_body(error))
 
 
 def explain_unexpected(error: Exception) -> Response:
@@ -60,6 +60,11 @@ def explain_unexpected(error: Exception) -> Response:
     what = f"something unexpected went wrong: {type(error).__name__}"
     step = "look at the terminal for the details, and report them"
     return explain(500, _body(what, "", step, type(error)))
+
+
+def error_body(error: ConvscopeError) -> schema.ErrorBody:
+    """An error that was meant for the user, as a part of another answer."""
+    return _body(error.what, error.where, error.next_step, type(error))
 
 
 def _body(what: str, where: str, next_step: str, kind: type[Exception]) -> schema.ErrorBody:
@@ -163,7 +168,7 @@ def study_answer(opened: Opened, studying: Studying) -> schema.Study:
         job=studying.job,
         seconds=studying.seconds(found["images"] - found["done"] or len(opened.images)),
         refused=refused,
-        failure=None if failure is None else _body(failure.what, failure.where, failure.next_step, type(failure)),
+        failure=None if failure is None else error_body(failure),
         command=mining_command(network.source, network.loaded_with, location, studying.place),
     )
 
@@ -267,6 +272,7 @@ def box_answer(box: receptive_field.Box) -> schema.ReceptiveFieldBox:
 
 __all__ = [
     "box_answer",
+    "error_body",
     "explain",
     "explain_known",
     "explain_unexpected",

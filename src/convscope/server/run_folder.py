@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import threading
 import time
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convscope.errors import ConvscopeError, UnknownName, suggest
-from convscope.store import INDEX
+from convscope.store import INDEX, OBJECTS, TEMPORARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -248,6 +249,16 @@ class RunFolder:
         if reader is not None:
             with reader.lock:
                 reader.run.close()
+
+    def remove(self, folder: Path) -> None:
+        """Remove a run, and nothing else that may lie in its folder."""
+        self.forget(run_id(folder.name))
+        for part in (OBJECTS, TEMPORARY):
+            shutil.rmtree(folder / part, ignore_errors=True)
+        for name in (INDEX, SNAPSHOT):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
 
     def settle(self, folder: Path) -> None:
         """A run was closed in this process: it isn't being recorded, however lately it was written."""

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
+from convscope.errors import Cancelled, ConvscopeError, Refused, UnknownName, suggest
 from convscope.server.jobs import TrainingEvent
 from convscope.server.live_run import LiveRun
 from convscope.server.racing import Racing
 from convscope.server.run_folder import SNAPSHOT, RunFolder, Stamp, run_id, slug
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from convscope.server.jobs import Jobs
     from convscope.server.snapshots import Read
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from convscope.training.snapshot import Snapshot
 
 NEWS_SECONDS = 1.0
+FIRST = "first-run"
+"""What the job is called that makes the run which the server begins with."""
 _KEPT = 2  # data sets in memory
 _TITLES = {"mnist": "MNIST, 5,000 digits", "fashion-mnist": "Fashion-MNIST"}
 
@@ -100,6 +102,10 @@ class Training:
         self._opening = asyncio.Lock()
         self._following: asyncio.Task[None] | None = None
         self.racing = Racing(self, jobs)
+        self.failure: ConvscopeError | None = None  # why the first run couldn't be begun
+        self._first: Callable[[], Awaitable[None]] | None = None
+        self._beginning: asyncio.Task[None] | None = None
+        self._made: set[Path] = set()  # folders of runs that were begun here
 
     @property
     def folder(self) -> RunFolder:
@@ -118,16 +124,19 @@ class Training:
         return "" if any(not each.missing for each in self.offers) else "there are no images to train on"
 
     def start(self) -> None:
-        """Begin to watch for what other processes record."""
+        """Begin the first run, and to watch for what other processes record."""
+        if self._first is not None:
+            self._beginning = asyncio.ensure_future(self._begin_first(self._first))
         if self.place:
             self._following = asyncio.ensure_future(self._follow())
 
     async def close(self) -> None:
         """Stop training; the run can be opened again."""
-        if self._following is not None:
-            self._following.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._following
+        for task in (self._following, self._beginning):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
         await self.racing.end()
         await self._close_live()
         if self._folder is not None:
@@ -181,6 +190,46 @@ class Training:
         raise Refused("this run isn't open", where=identity, next_step="open it: it goes on where it stopped")
 
     # ---- beginning ---------------------------------------------------------------------------------------------
+
+    @property
+    def job(self) -> str | None:
+        """The name of the job that makes the first run; None once it is there, or failed."""
+        return FIRST if self._beginning is not None and not self._beginning.done() else None
+
+    def begin_with(
+        self,
+        make: Callable[[], Learner],
+        name: str,
+        path: Path | None,
+        *,
+        resumes: bool,
+        until: Mapping[str, Any] | None,
+    ) -> None:
+        """Have a run open as soon as the session starts, training ``until`` it is time; None leaves it paused."""
+
+        async def begin() -> None:
+            live = await self._open(
+                make, lambda: path or self.folder.fresh(name), FIRST, replaces=False, resume=resumes
+            )
+            if until is not None:
+                from convscope.training.trainer import Until
+
+                await live.change(lambda: live.trainer.start(Until(**until)))
+
+        self._first = begin
+
+    async def _begin_first(self, begin: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await begin()
+        except Cancelled:
+            pass
+        except Exception as error:
+            known = error if isinstance(error, ConvscopeError) else None
+            _log.error("the run can't be begun: %s", error, exc_info=None if known else error)
+            self.failure = known or ConvscopeError(
+                f"the run can't be begun: {type(error).__name__}", next_step="look at the terminal for the details"
+            )
+        self._announce(TrainingEvent("", "recorded", None, live=False))
 
     async def begin(self, wanted: Wanted, job: str, *, replaces: bool) -> LiveRun:
         """Begin a run; it is paused at first. Reading its images is the job ``job``."""
@@ -256,6 +305,8 @@ class Training:
                 from convscope.training.trainer import Trainer
 
                 folder = path()
+                if not folder.exists():
+                    self._made.add(folder)
                 self.folder.forget(run_id(folder.name))
                 recorded = Recorded(folder, resume=resume)
                 trainer = Trainer(learner, recorded)
@@ -292,9 +343,10 @@ class Training:
     async def reset(self, live: LiveRun) -> LiveRun:
         """Begin a run anew, beside what was recorded of it; one that has taken no step is begun already."""
         if live.trainer.learner.steps or live.trainer.state == "running":
-            before = live.path
+            before, fresh = live.path, self.folder.fresh
             base = re.sub(r"-\d+$", "", live.identity)
-            await live.change(lambda: live.reset(self.folder.fresh(base)))
+            await live.change(lambda: live.reset(fresh(base)))
+            self._made.add(live.path)
             self.folder.settle(before)
             live.identity = run_id(live.path.name)
             self._tell_of_live(live)
@@ -313,8 +365,15 @@ class Training:
                 await live.close()
             except ConvscopeError as error:
                 _log.warning("the run %s couldn't be closed in order: %s", live.identity, error)
-            self.folder.settle(live.path)
+            await asyncio.to_thread(self._leave, live)
             self._announce(TrainingEvent(live.identity, "recorded", live.trainer.learner.steps, live=False))
+
+    def _leave(self, live: LiveRun) -> None:
+        """A run that never took a step isn't kept, where it was begun here."""
+        if live.path in self._made and not live.trainer.learner.steps:
+            self.folder.remove(live.path)
+        else:
+            self.folder.settle(live.path)
 
     # ---- news --------------------------------------------------------------------------------------------------
 

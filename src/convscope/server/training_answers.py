@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from convscope.server import training_schema as schema
+from convscope.server.answers import error_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,8 @@ def training_answer(training: Training) -> schema.Training:
     return schema.Training(
         place=training.place,
         live=None if training.live is None else training.live.identity,
+        job=training.job,
+        failure=None if training.failure is None else error_body(training.failure),
         refused=training.refused,
         default_preset=DEFAULT,
         presets=presets,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from convscope.server.schema import Model
+from convscope.server.schema import ErrorBody, Model
 
 TEXT_LIMIT = 32 * 1024
 Scalar = bool | int | float | Annotated[str, Field(max_length=100)] | None
@@ -135,11 +135,14 @@ class LayerWord(Model):
 class Training(Model):
     """What can be trained here. ``place`` is the runs' folder as the user named it, "" where it goes at the end.
 
-    ``live`` is the id of the run that is open, ``refused`` why nothing new can be trained here.
+    ``live`` is the id of the run that is open. ``job`` is the job that makes the run which the server begins with,
+    ``failure`` why that couldn't be made; ``refused`` why nothing new can be trained here.
     """
 
     place: str
     live: str | None
+    job: str | None
+    failure: ErrorBody | None
     refused: str
     default_preset: str
     presets: list[Preset]

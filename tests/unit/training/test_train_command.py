@@ -135,7 +135,7 @@ def test_the_help_names_every_preset_and_imports_nothing_heavy(shell):
 
 def test_interrupting_keeps_everything_and_it_goes_on(tmp_path):
     words = [sys.executable, "-c", "import sys; from convscope.cli import main; sys.exit(main())"]
-    words += ["train", "linear", *FEW, "--run", "runs/a"]
+    words += ["train", "linear", *FEW, "--run", "runs/a", "--no-page"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stderr:

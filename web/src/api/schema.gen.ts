@@ -1891,13 +1891,17 @@ export interface components {
          * Training
          * @description What can be trained here. ``place`` is the runs' folder as the user named it, "" where it goes at the end.
          *
-         *     ``live`` is the id of the run that is open, ``refused`` why nothing new can be trained here.
+         *     ``live`` is the id of the run that is open. ``job`` is the job that makes the run which the server begins with,
+         *     ``failure`` why that couldn't be made; ``refused`` why nothing new can be trained here.
          */
         Training: {
             /** Data */
             data: components["schemas"]["DataSource"][];
             /** Default Preset */
             default_preset: string;
+            failure: components["schemas"]["ErrorBody"] | null;
+            /** Job */
+            job: string | null;
             /** Live */
             live: string | null;
             /** Optimizers */
