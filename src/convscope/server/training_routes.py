@@ -22,7 +22,6 @@ from convscope.server.answering import (
     typed,
     while_connected,
 )
-from convscope.server.training import wanted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,7 +58,7 @@ async def get_training(request: Request) -> Response:
 async def check_definition(request: Request, text: schema.CheckDefinition) -> Response:
     """Check a definition while it is being written: its layers as far as they are right, and what is wrong."""
     training = training_of(request)
-    data = None if text.data is None else training.known(training.offer(text.data))
+    data = None if text.data is None else training.data.known(training.data.offer(text.data))
     return typed(await asyncio.to_thread(answers.check_answer, text.text, data))
 
 
@@ -77,7 +76,7 @@ async def begin_run(request: Request, new: schema.NewRun, x_convscope_job: JobHe
     training = training_of(request)
     more = {name: getattr(new, name) for name in ("seed", "training_images", "held_out_images")}
     asked = await asyncio.to_thread(
-        lambda: wanted(training, new.preset, new.definition, new.settings, new.data, new.name, **more)
+        lambda: training.data.wanted(new.preset, new.definition, new.settings, new.data, new.name, **more)
     )
     job = x_convscope_job or uuid.uuid4().hex
     live = await while_connected(request, training.begin(asked, job, replaces=new.replace))
@@ -231,7 +230,7 @@ async def send_snapshot(
     if not content:
         raise ConvscopeError("the body is empty", next_step="send a snapshot's bytes as they are")
     job = x_convscope_job or uuid.uuid4().hex
-    read = await asyncio.to_thread(read_file, training, content, data, name)
+    read = await asyncio.to_thread(read_file, training.data, content, data, name)
     live = await while_connected(request, training.begin_from(read, job, replaces=replace))
     return typed(schema.SnapshotRead(run=await run_of(request, live.identity), notes=list(read.notes)), status=201)
 
@@ -251,7 +250,7 @@ async def begin_race(request: Request, new: schema.NewRace, x_convscope_job: Job
     training = training_of(request)
     job = x_convscope_job or uuid.uuid4().hex
     asked = await asyncio.to_thread(
-        lambda: wanted(training, new.preset, new.definition, new.settings, new.data, "", seed=new.seed)
+        lambda: training.data.wanted(new.preset, new.definition, new.settings, new.data, seed=new.seed)
     )
     await while_connected(request, training.racing.begin(asked, new.racers, new.steps, job))
     return typed(await asyncio.to_thread(training.racing.answer, 500), status=201)
