@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convscope.mining.shard import ShardResult
 
 METHOD = "mining"
+FORMAT = 1  # of what the plan, the tables and the states mean; raised when a grid, a bin or an order changes
 PLAN = "plan"
 
 
@@ -75,6 +76,7 @@ class Plan:
         axes |= dict.fromkeys(self.settings.arrays(), ("unit",))
         meta = {
             "caption": f"A study of {len(self.names):,} images.",
+            "format": FORMAT,
             "settings": self.settings.to_json(),
             "location": self.location,
             "facts": dict(self.facts or {}),
@@ -83,7 +85,13 @@ class Plan:
 
     @classmethod
     def from_view(cls, view: View) -> Plan:
-        """The inverse of :meth:`to_view`."""
+        """The inverse of :meth:`to_view`; refuses a study of another format, whose numbers mean something else."""
+        found = view.meta.get("format")
+        if found != FORMAT:
+            raise ConvscopeError(
+                f"a study of format {found}; this convscope reads format {FORMAT}",
+                next_step="upgrade convscope" if isinstance(found, int) and found > FORMAT else "mine the images again",
+            )
         text = view["name"].tobytes()
         ends = view["name_end"].tolist()
         names = tuple(text[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True))

@@ -368,3 +368,11 @@ def test_settings_out_of_range_are_refused(options: dict[str, int], tmp_path: Pa
         options = {"k": -1}
     with pytest.raises(ConvscopeError):
         mine(network(), pictures(2), study=tmp_path, executor="serial", **options)  # type: ignore[arg-type]
+
+
+def test_a_study_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convscope.mining.study.FORMAT", 2)
+    mine(network(), pictures(3), study=tmp_path, executor="serial")
+    monkeypatch.undo()
+    with pytest.raises(ConvscopeError, match="a study of format 2; this convscope reads format 1.*upgrade"):
+        Study.open(tmp_path)
