@@ -374,5 +374,5 @@ def test_a_study_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("convscope.mining.study.FORMAT", 2)
     mine(network(), pictures(3), study=tmp_path, executor="serial")
     monkeypatch.undo()
-    with pytest.raises(ConvscopeError, match="a study of format 2; this convscope reads format 1.*upgrade"):
+    with pytest.raises(ConvscopeError, match=r"a study of format 2; this convscope reads format 1.*upgrade"):
         Study.open(tmp_path)
