@@ -52,6 +52,42 @@ ROUTES = {
     ("GET", "/api/study/images/{number}"): "/api/study/images/0",
     ("GET", "/api/study/images/{number}/thumbnail"): "/api/study/images/0/thumbnail",
     ("GET", "/api/study/images/{number}/prepared"): "/api/study/images/0/prepared",
+    ("GET", "/api/training"): "/api/training",
+    ("POST", "/api/training/definition"): "/api/training/definition",
+    ("GET", "/api/training/runs"): "/api/training/runs",
+    ("POST", "/api/training/runs"): "/api/training/runs",
+    ("POST", "/api/training/snapshots"): "/api/training/snapshots?name=../../sent&replace=true",
+    ("GET", "/api/training/race"): "/api/training/race",
+    ("POST", "/api/training/race"): "/api/training/race",
+    ("POST", "/api/training/race/{what}"): "/api/training/race/pause",
+    ("DELETE", "/api/training/race"): "/api/training/race",
+    **{
+        (method, f"/api/training/runs/{{run}}{path.partition('?')[0]}"): f"/api/training/runs/attacked{path}"
+        for method, path in (
+            ("GET", ""),
+            ("DELETE", ""),
+            ("POST", "/open"),
+            ("POST", "/run"),
+            ("POST", "/pause"),
+            ("POST", "/step"),
+            ("POST", "/reset"),
+            ("POST", "/settings"),
+            ("POST", "/snapshot"),
+            ("POST", "/predict"),
+            ("GET", "/snapshot.safetensors"),
+            ("GET", "/snapshot.convnetjs.json"),
+            ("GET", "/frame?layers=fc1"),
+            ("GET", "/curves"),
+            ("GET", "/test?indexes=0,1"),
+            ("GET", "/confusion"),
+            ("GET", "/backpropagation?index=0"),
+        )
+    },
+    ("GET", "/api/training/runs/{run}/steps/{name}"): "/api/training/runs/attacked/steps/images",
+    ("GET", "/api/training/runs/{run}/views/{name}"): "/api/training/runs/attacked/views/images?step=0",
+    ("GET", "/api/training/runs/{run}/images/{number}"): "/api/training/runs/attacked/images/0",
+    ("GET", "/api/training/runs/{run}/backpropagation/{number}"): "/api/training/runs/attacked/backpropagation/{number}"
+    "?layer=fc1",
     ("GET", "/api/events"): "/api/events",
     ("DELETE", "/api/jobs/{name}"): "/api/jobs/somebody",
 }
@@ -68,11 +104,31 @@ def png(rows=8, columns=8, seed=0):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
+# What ConvNetJS could have drawn too.
+DEFINITION = (
+    "- input: {rows: 4, columns: 4, channels: 1, mean: 0.5, std: 1.0}\n- fully_connected: {units: 10}\n- softmax\n"
+)
+NETWORK = {"definition": DEFINITION, "data": "mnist"}
+RUN = {**NETWORK, "name": "attacked", "training_images": 60, "held_out_images": 20, "replace": True}
+BODIES = {
+    "/api/study/mine": {"layers": ["conv1"], "k": 2},
+    "/api/training/definition": {"text": DEFINITION},
+    "/api/training/runs": RUN | {"name": "another"},
+    "/api/training/race": {**NETWORK, "racers": {"sgd": {}}, "steps": 2},
+    "/api/training/runs/{run}/settings": {"settings": {"learning_rate": 0.02}},
+    "/api/training/runs/{run}/open": {"replace": True},
+}
+WITHOUT_BODY = {f"/api/training/runs/{{run}}/{what}" for what in ("run", "pause", "step", "reset", "snapshot")}
+WITHOUT_BODY.add("/api/training/race/{what}")
+
+
 def body_of(route):
     """What a POST sends."""
     if route[0] != "POST":
         return None
-    return b'{"layers": ["conv1"], "k": 2}' if route[1] == "/api/study/mine" else png(seed=3)
+    if route[1] in BODIES:
+        return json.dumps(BODIES[route[1]]).encode()
+    return b"" if route[1] in WITHOUT_BODY else png(seed=3)
 
 
 class Running:
@@ -109,6 +165,27 @@ class Running:
         while not json.loads(self.ask("GET", "/api/study", self.ours)[2])["finished"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+    def train(self):
+        """Begin a run that its routes can be asked about."""
+        assert self.post("/api/training/runs", RUN)[0] == 201
+        assert self.post("/api/training/runs/attacked/step", {"count": 2})[0] == 200
+
+    def post(self, path, body):
+        return self.ask("POST", path, self.ours, json.dumps(body).encode())
+
+    def ready(self, route):
+        """The address of a route, after what it needs was done."""
+        address = ROUTES[route]
+        if "/attacked" in address:
+            assert self.post("/api/training/runs/attacked/open", {"replace": True})[0] == 200
+            assert self.post("/api/training/runs/attacked/pause", {})[0] == 200
+        if address.startswith("/api/training/race/"):
+            assert self.post("/api/training/race", BODIES["/api/training/race"])[0] == 201
+        if "{number}" in address:
+            headers = self.ask("GET", "/api/training/runs/attacked/backpropagation?index=0", self.ours)[1]
+            address = address.replace("{number}", headers["x-convscope-pass"])
+        return address
 
     def ask(self, method, path, headers=None, body=None, host=None):
         """(status, headers, body); the body of an event stream isn't waited for."""
@@ -161,6 +238,7 @@ def server(tmp_path_factory):
     running = Running(tmp_path_factory.mktemp("attacked"))
     try:
         running.mine()
+        running.train()
     except BaseException:
         running.process.kill()
         raise
@@ -175,15 +253,22 @@ def test_the_table_above_has_every_route():
 
     from convscope.server.app import api, page
     from convscope.server.study_routes import study_api
+    from convscope.server.training_routes import training_api
+    from convscope.server.training_views import training_views_api
 
-    routes = (*api.routes, *study_api.routes, *page.routes)
+    routers = (api, study_api, training_api, training_views_api, page)
+    routes = [route for router in routers for route in router.routes]
     found = {(method, r.path) for r in routes if isinstance(r, APIRoute) for method in r.methods}
     assert found == set(ROUTES)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
 def test_our_own_page_is_answered(server, route):
-    status, headers, _ = server.ask(route[0], ROUTES[route], server.ours, body_of(route))
+    address, body = server.ready(route), body_of(route)
+    if route[1] == "/api/training/snapshots":
+        body = server.ask("GET", "/api/training/runs/attacked/snapshot.safetensors", server.ours)[2]
+        address += "&data=mnist"
+    status, headers, _ = server.ask(route[0], address, server.ours, body)
     # Without a built page the two page routes say so; that too is an answer.
     assert status in ((200, 503, 404) if not ROUTES[route].startswith("/api") else (200, 201, 202, 204))
     assert headers["x-content-type-options"] == "nosniff"
@@ -234,7 +319,9 @@ def test_other_methods_are_refused_on_every_route(server, route, method):
 
 
 def test_changes_without_a_page_are_refused(server):
-    for method, path in (("POST", "/api/images"), ("POST", "/api/study/mine"), ("DELETE", "/api/jobs/x")):
+    routes = [("POST", "/api/images"), ("POST", "/api/study/mine"), ("DELETE", "/api/jobs/x")]
+    routes += [route for route in ROUTES if route[0] != "GET" and route[1].startswith("/api/training")]
+    for method, path in routes:
         assert server.ask(method, path, {"cookie": server.cookie}, b"" if method == "POST" else None)[0] == 403
 
 
@@ -287,6 +374,25 @@ def test_changes_without_a_page_are_refused(server):
         "/api/study/images/1e3/prepared",
         "/api/study/images/99999999999999999999",
         "/api/study/mine/../images/0",
+        "/api/training/runs/..",
+        "/api/training/runs/../../session",
+        "/api/training/runs/..%2f..%2fetc",
+        "/api/training/runs/%2e%2e/frame",
+        "/api/training/runs/.hidden/curves",
+        "/api/training/runs/tiny.py",
+        "/api/training/runs/attacked/../attacked",
+        "/api/training/runs/attacked/views/..%2f..%2fetc?step=0",
+        "/api/training/runs/attacked/views/images?step=-1",
+        "/api/training/runs/attacked/views/images?step=0&layer=../../etc/passwd",
+        "/api/training/runs/attacked/steps/index.sqlite",
+        "/api/training/runs/attacked/index.sqlite",
+        "/api/training/runs/attacked/objects",
+        "/api/training/runs/attacked/snapshot",
+        "/api/training/runs/attacked/frame?layers=../../etc/passwd",
+        "/api/training/runs/attacked/images/-1",
+        "/api/training/runs/attacked/images/99999999999999999999",
+        "/api/training/runs/attacked/test?indexes=/etc/passwd",
+        "/api/training/runs/attacked/backpropagation/1?layer=../../etc&place=0",
     ],
 )
 def test_no_path_reaches_the_file_system(server, path):
