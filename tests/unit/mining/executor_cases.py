@@ -36,6 +36,15 @@ class Small(nn.Module):
         return scores
 
 
+class Faulty(Small):
+    """Has a bug that shows in workers only, and not while its layers are listed."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if serving() and len(image) > 1:
+            raise LookupError("the network has a bug")
+        return super().forward(image)
+
+
 def small_module() -> Small:
     """Always the same weights; ``executor_cases:small_module`` is its spec."""
     with torch.random.fork_rng():
@@ -65,8 +74,6 @@ class Pictures:
                 os.kill(os.getpid(), getattr(signal, self.how))
             if self.how == "once" and serving():
                 self._die_the_first_time()
-            if self.how == "error":
-                raise LookupError("the dataset has a bug")
             if self.how == "damaged":
                 return b"not a picture", index % 4
         return np.random.default_rng(index).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), index % 4

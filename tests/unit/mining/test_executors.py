@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from executor_cases import Pictures, alive, children, mined_bytes, small_module, small_network
+from executor_cases import Faulty, Pictures, alive, children, mined_bytes, small_module, small_network
 from PIL import Image as Pillow
 from torch import nn
 
@@ -152,7 +152,7 @@ def test_workers_end_with_a_driver_that_is_killed_and_the_study_goes_on(
 ) -> None:
     script = f"""
         import sys; sys.path.insert(0, {str(HERE)!r})
-        from executor_cases import Pictures, small_network
+        from executor_cases import Faulty, Pictures, small_network
         from convscope.mining.executors import ProcessExecutor
         from convscope.mining.mine import mine
         from convscope.progress import watch
@@ -231,8 +231,11 @@ def test_what_cant_be_sent_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_worker_is_the_drivers_error(tmp_path: Path) -> None:
-    with pytest.raises(ConvscopeError, match=r"LookupError: the dataset has a bug .*Next: mend the dataset"):
-        study_of(tmp_path, Pictures(60, (40,), "error"), ProcessExecutor(2))
+    network = Network.from_module(Faulty().eval(), image_size=24)
+    with pytest.raises(
+        ConvscopeError, match=r"a worker failed: LookupError: the network has a bug .*executor=\"serial\""
+    ):
+        study_of(tmp_path, Pictures(20), ProcessExecutor(2), network=network)
 
 
 def test_a_worker_that_sees_other_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +252,7 @@ def test_a_worker_that_sees_other_images_is_refused(tmp_path: Path, monkeypatch:
 SCRIPT = """
 import sys; sys.path.insert(0, {here!r})
 from torch import nn
-from executor_cases import Pictures, mined_bytes
+from executor_cases import Faulty, Pictures, mined_bytes
 from convscope import Network
 from convscope.mining.executors import ProcessExecutor
 from convscope.mining.mine import mine
