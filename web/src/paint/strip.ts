@@ -1,11 +1,10 @@
 // All units of a layer in one small canvas, painted anew for every frame: no rows are kept, one buffer is.
 
 import type { Palette } from "./colormap";
-import { tileLeft, tileTop, type SheetLayout } from "./layout";
-import type { Scale } from "./scale";
-import { NUMBER_CELL, writeNumber } from "./sheet";
+import { GAP, MARGIN, tileLeft, tileTop, type SheetLayout } from "./layout";
 import { fit } from "./planes";
-import { colorIndex } from "./scale";
+import { colorIndex, type Scale } from "./scale";
+import { NUMBER_CELL, writeNumber } from "./sheet";
 import { forEachPlane, paintTile, type TileSet } from "./tile";
 
 export interface Strip {
@@ -18,6 +17,22 @@ export interface Strip {
   /** Place of the chosen unit, and its color; -1 for none. */
   readonly chosen: number;
   readonly accent: string;
+}
+
+/** From this much smaller to this much larger than asked for, so that rows come out full. */
+const ROOM = [0.75, 1.15] as const;
+
+/** The tile near a wanted size that needs the fewest rows, and of those the largest. */
+export function evenTile(count: number, wanted: number, width: number): number {
+  const gap = (tile: number) => (tile < 32 ? 4 : GAP);
+  const room = Math.max(1, width) - 2 * MARGIN;
+  const columnsOf = (tile: number) => Math.max(1, Math.floor((room + gap(tile)) / (tile + gap(tile))));
+  const [smallest, largest] = ROOM.map((part) => Math.max(8, Math.round(part * wanted)));
+  let best = largest;
+  for (let tile = largest - 1; tile >= smallest; tile--) {
+    if (Math.ceil(count / columnsOf(tile)) < Math.ceil(count / columnsOf(best))) best = tile;
+  }
+  return best;
 }
 
 export class StripPainter {

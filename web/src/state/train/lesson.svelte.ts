@@ -20,6 +20,7 @@ export interface Place {
 }
 
 const PAUSE = 80;
+const TRIED = 48;
 
 export class LessonState {
   view = $state.raw<View | null>(null);
@@ -107,6 +108,25 @@ export class LessonState {
       clearTimeout(timer);
       abort.abort();
     };
+  }
+
+  /** An image that the network isn't sure of: of a confident answer every gradient is nearly zero. */
+  async uncertain(): Promise<number | null> {
+    const { id, detail, source } = this.training;
+    const count = detail?.held_out_images ?? 0;
+    if (!count) return null;
+    const chosen = new Set<number>();
+    while (chosen.size < Math.min(TRIED, count)) chosen.add(Math.floor(Math.random() * count));
+    try {
+      const { images } = await source.test(id, [...chosen]);
+      // Wrong ones first, then those whose first two classes are nearest to each other.
+      const doubt = (image: (typeof images)[number]) => Number(!image.correct) - ((image.top[0]?.probability ?? 1) - (image.top[1]?.probability ?? 0));
+      const best = images.reduce((most, each) => (doubt(each) > doubt(most) ? each : most), images[0]);
+      return best?.index ?? null;
+    } catch (error) {
+      this.failure = toFailure(error);
+      return null;
+    }
   }
 
   /** Toward the image (1) or toward the loss (-1). */

@@ -1,7 +1,7 @@
 // What a layer's panels paint, out of a frame: live and recorded moments have the same names.
 
 import { axisSize, type NamedArray, type View } from "../../api/view";
-import { fullScale, rangeOf, signOf, type Range, type Scale } from "../../paint/scale";
+import { fullScale, magnitudeQuantile, rangeOf, signOf, type Range, type Scale } from "../../paint/scale";
 import type { Sign } from "../../paint/colormap";
 import type { TileSet } from "../../paint/tile";
 import { tileSet } from "../tileset";
@@ -83,6 +83,23 @@ function inputTiles(array: NamedArray, range: Range, image: number): TileSet {
   return { ...maps, mode: "color", stride: 3 * maps.count, planes: 3, units: Int32Array.of(0) };
 }
 
+/** How many units of maps [image, unit, row, column] are zero everywhere, on every image. */
+export function deadUnits(array: NamedArray | undefined): number {
+  if (!array) return 0;
+  const [images, units] = [axisSize(array, "image"), axisSize(array, "unit")];
+  const size = array.data.length / Math.max(1, images * units);
+  let dead = 0;
+  for (let unit = 0; unit < units; unit++) {
+    let alive = false;
+    for (let image = 0; image < images && !alive; image++) {
+      const start = (image * units + unit) * size;
+      for (let cell = start; cell < start + size && !alive; cell++) alive = array.data[cell] !== 0;
+    }
+    dead += Number(!alive);
+  }
+  return dead;
+}
+
 /** The same tiles with their finite values from -1 to 1: what an image's darkest and lightest are painted as. */
 export function stretched(tiles: TileSet): TileSet {
   const { minimum, maximum } = rangeOf(tiles.data);
@@ -126,12 +143,18 @@ export function roundLimit(limit: number): number {
   return Number((factor * power).toPrecision(3));
 }
 
+/** Zero is in the middle of everything but activations that are never negative. */
+export const signFor = (quantity: Quantity, range: Range): Sign =>
+  quantity === "activations" ? signOf(range) : quantity === "spatial_gradients" ? "positive" : "signed";
+
 /**
  * The scale of a strip while frames rush by: a round limit, so that colors and legend don't flicker with every step.
- * Nothing is clipped.
+ * It ends at the largest value or, with `most` below 1, where that part of the values does.
  */
-export function steadyScale(range: Range, sign: Sign = signOf(range)): Scale {
-  return { sign, limit: roundLimit(fullScale(range, sign).limit) };
+export function steadyScale(range: Range, sign: Sign, data: readonly ArrayLike<number>[] = [], most = 1): Scale {
+  const full = fullScale(range, sign).limit;
+  const limit = most < 1 ? Math.max(0, ...data.map((values) => magnitudeQuantile(values, most))) || full : full;
+  return { sign, limit: roundLimit(limit) };
 }
 
 /** Several ranges as one: what two moments beside each other share. */

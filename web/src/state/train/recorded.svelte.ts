@@ -3,6 +3,7 @@
 import { isAbort, toFailure, type Failure } from "../../api/failure";
 import type { RecordedName } from "../../api/training";
 import type { NamedArray, View, ViewMeta } from "../../api/view";
+import { INPUT } from "./pictures";
 import { stepBefore, union } from "./steps";
 
 export interface RecordedSource {
@@ -11,7 +12,9 @@ export interface RecordedSource {
 }
 
 export const KINDS = ["kernels", "maps"] as const;
-export type RecordedKind = (typeof KINDS)[number];
+export type RecordedKind = (typeof KINDS)[number] | "images";
+/** The reference pictures, recorded once for the whole run. */
+const IMAGES = "images";
 
 const indexKey = (kind: string, layer: string): string => `${kind}:${layer}`;
 
@@ -33,6 +36,8 @@ export class RecordedSteps {
   async take(run: string, recorded: readonly RecordedName[], signal?: AbortSignal): Promise<void> {
     if (run !== this.run) this.clear(run);
     const lists = new Map<string, readonly number[]>();
+    const pictures = recorded.find(({ name }) => name === IMAGES);
+    if (pictures) lists.set(indexKey(IMAGES, INPUT), [pictures.first]);
     for (const kind of KINDS) {
       const fetched = new Map<string, readonly number[]>();
       for (const { name, layer, count, first, last } of recorded) {
@@ -50,7 +55,7 @@ export class RecordedSteps {
       }
     }
     this.lists = lists;
-    const all = union(new Set(lists.values()));
+    const all = union(new Set([...lists].filter(([key]) => !key.startsWith(IMAGES)).map(([, steps]) => steps)));
     if (all.length !== this.all.length || all.at(-1) !== this.all.at(-1)) this.all = all;
   }
 
@@ -85,7 +90,7 @@ export class RecordedCache {
       this.kept.set(key, known);
       return known;
     }
-    const view = await this.source.recorded(run, kind, layer, step, signal);
+    const view = await this.source.recorded(run, kind, kind === IMAGES ? "" : layer, step, signal);
     this.kept.set(key, view);
     this.size += view.bytes;
     for (const [oldest, each] of this.kept) {
@@ -101,7 +106,25 @@ export class RecordedCache {
 const NAMES: Readonly<Record<RecordedKind, Readonly<Record<string, string>>>> = {
   kernels: { kernel: "kernel", gradient: "kernel_gradient", displacement: "displacement", channel: "channel" },
   maps: { map: "map", gradient: "map_gradient" },
+  images: {},
 };
+
+/** Pictures [image, row, column, channel] as the maps of the input. */
+function inputMaps(view: View): NamedArray | null {
+  const array = [...view.arrays.values()].find(({ axes }) => axes.includes("channel") && axes.includes("row"));
+  if (!array || array.axes.join() !== "image,row,column,channel") return null;
+  const [images, rows, columns, channels] = array.shape;
+  const size = rows * columns;
+  const data = new Float32Array(array.data.length);
+  for (let image = 0; image < images; image++) {
+    for (let cell = 0; cell < size; cell++) {
+      for (let channel = 0; channel < channels; channel++) {
+        data[(image * channels + channel) * size + cell] = array.data[(image * size + cell) * channels + channel];
+      }
+    }
+  }
+  return { data, shape: [images, channels, rows, columns], axes: ["image", "unit", "row", "column"] };
+}
 
 /** Recorded Views of several layers as one frame. */
 export function joined(step: number, views: Iterable<{ kind: RecordedKind; layer: string; view: View }>): View {
@@ -110,6 +133,8 @@ export function joined(step: number, views: Iterable<{ kind: RecordedKind; layer
   let bytes = 0;
   for (const { kind, layer, view } of views) {
     bytes += view.bytes;
+    const pictures = kind === IMAGES ? inputMaps(view) : null;
+    if (pictures) arrays.set(`${INPUT}.map`, pictures);
     for (const [from, to] of Object.entries(NAMES[kind])) {
       const array = view.arrays.get(from);
       if (array) arrays.set(`${layer}.${to}`, array);
@@ -169,7 +194,7 @@ export class RecordedMoment {
 
   async get({ run, step, layers }: MomentRequest, signal?: AbortSignal): Promise<View> {
     const wanted = layers.flatMap((layer) =>
-      KINDS.flatMap((kind) => {
+      (layer === INPUT ? ([IMAGES] as const) : KINDS).flatMap((kind) => {
         const at = stepBefore(this.steps.of(kind, layer), step);
         return at === null ? [] : [{ kind, layer, at }];
       }),

@@ -1,5 +1,7 @@
 // Recorded steps: which are shown where on the time slider, and which tell how something grew.
 
+import { nearestIndex } from "./series";
+
 /** The recorded step at or before `step`; the first one where none is. */
 export function stepBefore(steps: readonly number[], step: number): number | null {
   if (!steps.length) return null;
@@ -12,39 +14,32 @@ export function stepBefore(steps: readonly number[], step: number): number | nul
 }
 
 /**
- * At most `count` steps that tell how something grew: the first and the last, and between them as evenly spread as can
- * be on a logarithmic scale, since most happens early.
+ * At most `count` steps that tell how something grew: the first, the last, and those nearest to where time is cut into
+ * parts that grow evenly, since most happens early but nothing within the first few steps.
  */
 export function growthSteps(steps: readonly number[], count: number): number[] {
-  if (steps.length <= count) return [...steps];
-  if (count < 2) return steps.slice(-1);
-  const origin = steps[0] - 1;
-  const last = Math.log(steps[steps.length - 1] - origin);
+  if (!steps.length || count < 2) return steps.slice(-1);
+  const [first, last] = [steps[0], steps[steps.length - 1]];
   const chosen = new Set<number>();
-  let at = 0;
   for (let place = 0; place < count; place++) {
-    const wanted = Math.exp((last * place) / (count - 1)) + origin;
-    // Each is a later one than that before, and leaves enough for those to come.
-    const most = steps.length - (count - place);
-    while (at < most && Math.abs(steps[at + 1] - wanted) <= Math.abs(steps[at] - wanted)) at++;
-    chosen.add(steps[Math.min(at, most)]);
-    at = Math.min(at, most) + 1;
+    const wanted = first + (last - first) * (place / (count - 1)) ** 2;
+    chosen.add(steps[nearestIndex(steps, wanted)]);
   }
   return [...chosen];
 }
 
-/** Where a step lies among recorded ones, 0 … 1: they stand evenly on the slider, others between them. */
-export function sliderPart(steps: readonly number[], step: number): number {
-  const last = steps.length - 1;
-  if (last < 1 || step <= steps[0]) return 0;
-  if (step >= steps[last]) return 1;
-  let [low, high] = [0, last];
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if (steps[middle] <= step) low = middle;
-    else high = middle;
-  }
-  return (low + (step - steps[low]) / (steps[high] - steps[low])) / last;
+/**
+ * Where a step lies on the time slider, 0 … 1: its square root, so that the many early steps have room and the late ones
+ * don't vanish; and the step that lies there.
+ */
+export const sliderPart = (steps: readonly number[], step: number): number => {
+  const [first, last] = [steps[0] ?? 0, steps[steps.length - 1] ?? 0];
+  return last > first ? Math.sqrt(Math.min(1, Math.max(0, (step - first) / (last - first)))) : 0;
+};
+
+export function stepAtPart(steps: readonly number[], part: number): number {
+  const [first, last] = [steps[0] ?? 0, steps[steps.length - 1] ?? 0];
+  return steps[nearestIndex(steps, first + (last - first) * part ** 2)] ?? 0;
 }
 
 /** Sorted, each once. */
