@@ -282,7 +282,8 @@ def _read(folder: Path, stamp: Stamp, *, settled: bool) -> Summary | None:
         entries.sort(key=lambda each: int(each.recipe.parameters.get("chunk", 0)))
         blob = store.get(entries[-1].key) if entries else None
     writes = decode(blob, str(folder))[0] if blob is not None else []
-    latest = max((write.step for write in writes), default=None)
+    # Numbers are written sooner than Views of the same steps.
+    latest = max((step for write in writes for step in (write.step, *write.scalar_steps.tolist())), default=None)
     meta = header.meta
     facts = meta.get("facts")
     return Summary(

@@ -159,9 +159,9 @@ class TrainingRun(Model):
     """One run.
 
     ``live``: it is open here, and can be run, paused and changed. Its state is then "paused", "running", "finished" or
-    "failed"; of any other run it is "recording" while something writes it, then "recorded". ``step`` is the last one
-    that is recorded, or has been taken. ``resumable``: it can be opened and goes on where it stopped; ``problem`` says
-    why nothing of it can be read.
+    "failed"; of any other run it is "recording" while something writes it, then "recorded". ``step``: of a live run how
+    many were taken, of any other the last one recorded. ``resumable``: it can be opened, and goes on where it stopped;
+    ``problem`` says why nothing of it can be read.
     """
 
     id: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import math
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
@@ -318,7 +319,16 @@ async def get_backpropagation_terms(
 def _with(view: View, meta: dict[str, int]) -> bytes:
     from convscope.view import View
 
-    return View(view.kind, view.arrays, view.axes, {**view.meta, **meta}, view.recipe).to_bytes()
+    return View(view.kind, view.arrays, view.axes, _finite({**view.meta, **meta}), view.recipe).to_bytes()
+
+
+def _finite(value: Any) -> Any:
+    """Of weights that have run away the loss isn't finite either: None stands where JSON has no number."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 __all__ = ["training_views_api"]
