@@ -82,11 +82,8 @@ class Accumulator:
     def put(self, reduced: Reduced, start: int) -> None:
         """Write a batch's numbers at ``start`` of the block; they count once the block is closed over them."""
         stop = start + len(reduced.maximum)
-        real = (reduced.maximum, reduced.minimum, reduced.mean, reduced.mean_square)
-        for row, values in zip(self._real, real, strict=True):
-            row[start:stop] = values
-        for row, values in zip(self._place, (reduced.maximum_place, reduced.minimum_place), strict=True):
-            row[start:stop] = values
+        self._real[:, start:stop] = torch.stack((reduced.maximum, reduced.minimum, reduced.mean, reduced.mean_square))
+        self._place[:, start:stop] = torch.stack((reduced.maximum_place, reduced.minimum_place))
         self._zeros[start:stop] = reduced.zeros
 
     def close_block(self, images: Array, sampled: Array, spots: Array) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from convscope.errors import BadImage, Cancelled, ConvscopeError, Refused
+from convscope.errors import BadImage, ConvscopeError, Refused
 from convscope.images import ImageSet, load_images
 from convscope.images.reading import read_ahead
 from convscope.mining.claim import claimed
@@ -93,7 +92,7 @@ def mine(
 
 
 def _run(study: Study, work: Work, executor: Executor) -> Study:
-    """Mine what the ledger doesn't name yet; merging and writing go on beside the next shard."""
+    """Mine what the ledger doesn't name yet, and write every shard as it comes."""
     ledger = study.finished_shards()
     pending = [shard for shard in study.plan.shards() if shard.index not in ledger]
     if not pending:
@@ -103,23 +102,14 @@ def _run(study: Study, work: Work, executor: Executor) -> Study:
     done = study.count - sum(len(shard) for shard in pending)
     counter = _Progress(done, study.count)
     counter.tell()
-    with ThreadPoolExecutor(1, thread_name_prefix="convscope-write") as writer:
-        writing: Future[None] | None = None
-        try:
-            results = executor.run(work, pending, counter.add)
-            with closing(results):
-                for result in results:
-                    if result.shard.index in ledger:
-                        continue
-                    ledger[result.shard.index] = ""
-                    merged = merge(merged, result.states)
-                    if writing is not None:
-                        writing.result()
-                    writing = writer.submit(commit, study.store, study.network, result, merged)
-        finally:
-            if writing is not None:
-                with suppress(Cancelled):
-                    writing.result()
+    with closing(executor.run(work, pending, counter.add)) as results:
+        for result in results:
+            if result.shard.index in ledger:
+                continue
+            ledger[result.shard.index] = ""
+            merged = merge(merged, result.states)
+            # Before anything else goes on: a process that is killed has lost no more than the shards at hand.
+            commit(study.store, study.network, result, merged)
     if not any(state.images for state in merged.values()):
         raise BadImage(
             "no image could be read", where=_first_reason(study), next_step="give a folder with undamaged images"
@@ -203,7 +193,7 @@ def _new_settings(
         "k": 9,
         "threads": 1,
         "batch_size": 64 if accelerated else 8,
-        "shard_size": 4096 if accelerated else 256,
+        "shard_size": _shard_size(len(images), EXACT_IMAGES if accelerated else 1024),
     }
     numbers = {**defaults, **asked}
     check_k(numbers["k"])
@@ -221,6 +211,15 @@ def _new_settings(
         for layer, (pooled, square) in measured.items()
     }
     return Settings(layers=chosen, spot_stride=max(1, len(images) // SPOT_IMAGES), grids=grids, **numbers)
+
+
+def _shard_size(images: int, largest: int) -> int:
+    """Small enough that workers share a small set and first results come soon, large enough that writing is cheap.
+
+    >>> [_shard_size(images, 1024) for images in (10, 1000, 100_000)]
+    [64, 250, 1024]
+    """
+    return max(64, min(images // 4, largest))
 
 
 def _first_images(network: Network, images: ImageSet) -> torch.Tensor:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from convscope.view import Array  # noqa: TC001 - types are checked in tests
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_LARGE = 4_000_000  # values of a batch that are more than a core's cache holds
+_MANY = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ def reduce_output(units: Tensor, wanted: Wanted) -> Reduced:
     """
     flat = units.detach().flatten(2).float().contiguous()
     positions = flat.shape[2]
-    maximum, minimum = flat.amax(2), flat.amin(2)
+    maximum, minimum, total = _extremes_and_sum(flat)
     mean_square = torch.zeros_like(maximum)
     zeros = torch.zeros_like(maximum, dtype=torch.int32)
     for image in wanted.spots:
@@ -60,29 +66,36 @@ def reduce_output(units: Tensor, wanted: Wanted) -> Reduced:
         # Ones and zeros as floats: torch compares into floats, and adds them up, with vector instructions.
         equal = torch.empty_like(flat[image])
         zeros[image] = torch.eq(flat[image], 0, out=equal).sum(1).int()
-    return Reduced(
-        maximum,
-        _places(flat, (maximum >= wanted.top) | wanted.placed[:, None], largest=True),
-        minimum,
-        _places(flat, minimum <= wanted.bottom, largest=False),
-        flat.sum(2) / positions,
-        mean_square,
-        zeros,
-    )
-
-
-def _places(flat: Tensor, worth: Tensor, *, largest: bool) -> Tensor:
-    """Where the extremes over the last axis are, the first of equals, for the maps that are worth it."""
-    if flat.device.type != "cpu":
+    if flat.device.type == "cpu":
+        worth = (maximum.numpy() >= wanted.top.numpy()) | wanted.placed.numpy()[:, None]
+        maximum_place = _places(flat, worth, largest=True)
+        minimum_place = _places(flat, minimum.numpy() <= wanted.bottom.numpy(), largest=False)
+    else:
         # How many are worth it would have to be known on the host, and the device would wait for that.
-        return (flat.argmax(2) if largest else flat.argmin(2)).int()
-    place = torch.full(worth.shape, -1, dtype=torch.int32)
-    chosen = worth.flatten().nonzero().squeeze(1)
+        maximum_place, minimum_place = flat.argmax(2).int(), flat.argmin(2).int()
+    return Reduced(maximum, maximum_place, minimum, minimum_place, total / positions, mean_square, zeros)
+
+
+def _extremes_and_sum(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Maximum, minimum and sum over the last axis."""
+    if flat.device.type != "cpu" or flat.numel() < _LARGE:
+        return flat.amax(2), flat.amin(2), flat.sum(2)
+    # One image after the other, so that the second and third pass find its maps in the cache.
+    found = [(image.amax(1), image.amin(1), image.sum(1)) for image in flat]
+    maximum, minimum, total = (torch.stack(each) for each in zip(*found, strict=True))
+    return maximum, minimum, total
+
+
+def _places(flat: Tensor, worth: Array, *, largest: bool) -> Tensor:
+    """Where the extremes over the last axis are, the first of equals, of the maps that are worth it; −1 elsewhere."""
+    place = np.full(worth.size, -1, np.int32)
+    chosen = np.flatnonzero(worth)
     if len(chosen):
+        # NumPy finds places with vector instructions, ten times as fast as torch; all of them where copying out the
+        # chosen maps would cost more than searching the others too.
         rows = flat.flatten(0, 1)
-        searched = rows if len(chosen) == len(rows) else rows.index_select(0, chosen)
-        # NumPy finds places with vector instructions, ten times as fast as torch.
-        numbers = searched.numpy()
-        found = numbers.argmax(1) if largest else numbers.argmin(1)
-        place.view(-1)[chosen] = torch.from_numpy(found).int()
-    return place
+        every = len(chosen) > _MANY * len(rows)
+        searched = (rows if every else rows.index_select(0, torch.from_numpy(chosen))).numpy()
+        found = searched.argmax(1) if largest else searched.argmin(1)
+        place[chosen] = found[chosen] if every else found
+    return torch.from_numpy(place).view(worth.shape)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from convscope.images import Image, ImageSet
     from convscope.mining.settings import Settings
     from convscope.network.network import Network
+    from convscope.trace import Trace
 
 _MAGIC = b"CVSH1\n"
 _FINGERPRINT_BYTES = 16
@@ -209,6 +210,7 @@ class _Pass:
             address: Accumulator(layer, work.settings, work.settings.grids[address], miner._floors[address], device)
             for address, layer in miner._layers.items()
         }
+        self.placed, self.spots = torch.zeros(0, dtype=torch.bool), list[int]()
         self.block: list[int] = []
         self.good: list[int] = []
         self.labels: dict[str, int] = {}
@@ -220,14 +222,18 @@ class _Pass:
 
     def run(self) -> ShardResult:
         batch: list[tuple[int, Tensor]] = []
-        with torch_threads(self.miner.work.settings.threads):
+        work = self.miner.work
+        with (
+            torch_threads(work.settings.threads),
+            work.network.trace(self.accumulators, consume=self._consume) as trace,
+        ):
             for identity, prepared in self._prepared():
                 batch.append((identity, prepared))
                 if len(batch) >= self.miner.batch_size:
-                    self._batch(batch)
+                    self._batch(trace, batch)
                     batch = []
             if batch:
-                self._batch(batch)
+                self._batch(trace, batch)
             self._close_block()
         good = np.zeros(len(self.shard), bool)
         good[np.array(self.good, int) - self.shard.start] = True
@@ -265,15 +271,15 @@ class _Pass:
         if name:
             self.label[place] = self.labels.setdefault(name, len(self.labels))
 
-    def _batch(self, batch: list[tuple[int, Tensor]]) -> None:
+    def _batch(self, trace: Trace, batch: list[tuple[int, Tensor]]) -> None:
         """One batch, or parts of it where memory is short."""
         size = self.miner.batch_size
         if len(batch) > size:
             for start in range(0, len(batch), size):
-                self._batch(batch[start : start + size])
+                self._batch(trace, batch[start : start + size])
             return
         try:
-            self._forward(batch)
+            self._forward(trace, batch)
             return
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error) or size == 1:
@@ -281,9 +287,15 @@ class _Pass:
         self.miner.batch_size = (size + 1) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._batch(batch)
+        self._batch(trace, batch)
 
-    def _forward(self, batch: list[tuple[int, Tensor]]) -> None:
+    def _consume(self, address: str, output: Tensor) -> None:
+        """Reduce one layer's output; what is behind the batch's images fills it up and counts for nothing."""
+        accumulator = self.accumulators[address]
+        units = accumulator.layer.to_units(output)[: len(self.placed)]
+        accumulator.put(reduce_output(units, accumulator.wanted(self.placed, self.spots)), len(self.block))
+
+    def _forward(self, trace: Trace, batch: list[tuple[int, Tensor]]) -> None:
         if self.cancelled():
             raise Cancelled
         network = self.miner.work.network
@@ -291,17 +303,10 @@ class _Pass:
         images = torch.zeros(self.miner.batch_size, *batch[0][1].shape)
         for place, (_, prepared) in enumerate(batch):
             images[place] = prepared
-        placed = torch.from_numpy(self.miner._sample[identities]).to(network.device)
-        spots = np.flatnonzero(self._spots(identities)).tolist()
-        start, count = len(self.block), len(batch)
-
-        def consume(address: str, output: Tensor) -> None:
-            accumulator = self.accumulators[address]
-            units = accumulator.layer.to_units(output)[:count]
-            accumulator.put(reduce_output(units, accumulator.wanted(placed, spots)), start)
-
-        with network.trace(self.accumulators, consume=consume) as trace:
-            output = trace.run(images.to(network.device, network.dtype), stop=self.miner._stop)
+        self.placed = torch.from_numpy(self.miner._sample[identities]).to(network.device)
+        self.spots = np.flatnonzero(self._spots(identities)).tolist()
+        count = len(batch)
+        output = trace.run(images.to(network.device, network.dtype), stop=self.miner._stop)
         if output is not None:
             best = network.scores(output)[:count].argmax(1).cpu().numpy()
             self.predicted[identities - self.shard.start] = best

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -155,6 +156,11 @@ class Trace:
                 result[name] = (gradient if name == "input" else self._kept[name].part(gradient)).detach()
         return result
 
+    @cached_property
+    def paths(self) -> dict[nn.Module, str]:
+        """Each module's dotted path; the same for all passes of a trace."""
+        return {module: path for path, module in self.module.named_modules()}
+
     # ---- one forward pass --------------------------------------------------------------------------------------
 
     def _forward(self, images: Tensor, stop: bool, *, clone_all: bool) -> Any:
@@ -218,7 +224,7 @@ class _Recorder:
         self.stack: list[Call] = []
         self.order = 0
         self.waiting = set(trace.layers)
-        self.paths = {module: path for path, module in trace.module.named_modules()}
+        self.paths = trace.paths
         self.relus = 0
         self.other_rectifiers: Counter[str] = Counter()
 
