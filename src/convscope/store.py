@@ -35,7 +35,8 @@ OBJECTS = "objects"
 TEMPORARY = "temporary"
 _LEFT_BY_A_CRASH_SECONDS = 3600.0
 # Besides what a store has itself: what a study is of, training runs in it, and of a run what it goes on from.
-_MAY_LIE_BESIDE = {"study.json", "runs", "snapshot.safetensors", OBJECTS, TEMPORARY, INDEX, f"{INDEX}-journal", ".DS_Store"}
+_OWN = {OBJECTS, TEMPORARY, INDEX, f"{INDEX}-journal"}
+_MAY_LIE_BESIDE = _OWN | {"study.json", "runs", "snapshot.safetensors", ".DS_Store"}
 
 _SCHEMA = (
     """CREATE TABLE views (
