@@ -17,6 +17,7 @@ import type {
   Settings,
   SnapshotRead,
 } from "../api/training";
+import type { Job } from "../api/schema";
 import type { View } from "../api/view";
 import { Http, type Words } from "./http";
 
@@ -30,6 +31,7 @@ export interface Taken {
 }
 
 const BASE = "api/training";
+const named = (job: string): RequestInit => ({ headers: { "X-Convscope-Job": job } });
 const runPath = (run: string, rest = ""): string => `${BASE}/runs/${encodeURIComponent(run)}${rest}`;
 const query = (values: Readonly<Record<string, string | number | undefined>>): string => {
   const given = Object.entries(values).filter(([, value]) => value !== undefined && value !== "");
@@ -52,10 +54,10 @@ export class TrainingSource {
 
   run = (run: string, signal?: AbortSignal) => this.http.json<RunDetails>(runPath(run), { signal });
 
-  create = (run: NewRun) => this.http.send<Run>("POST", `${BASE}/runs`, run);
+  create = (run: NewRun, job: string) => this.http.send<Run>("POST", `${BASE}/runs`, run, named(job));
 
   /** Go on with a recorded run where it stopped. */
-  resume = (run: string, data: string | null, replace: boolean) => this.http.send<Run>("POST", runPath(run, "/open"), { data, replace });
+  resume = (run: string, data: string | null, replace: boolean, job: string) => this.http.send<Run>("POST", runPath(run, "/open"), { data, replace }, named(job));
 
   act = (run: string, action: Action) => this.http.send<Run>("POST", runPath(run, `/${action}`), {});
 
@@ -102,18 +104,28 @@ export class TrainingSource {
   snapshot = (run: string, kind: "safetensors" | "convnetjs"): string =>
     runPath(run, kind === "safetensors" ? "/snapshot.safetensors" : "/snapshot.convnetjs.json");
 
-  load(file: Blob, name: string, data: string): Promise<SnapshotRead> {
-    const headers = { "Content-Type": "application/octet-stream" };
+  load(file: Blob, name: string, data: string, job: string): Promise<SnapshotRead> {
+    const headers = { "Content-Type": "application/octet-stream", "X-Convscope-Job": job };
     return this.http.json<SnapshotRead>(`${BASE}/snapshots${query({ data, name })}`, { method: "POST", body: file, headers });
   }
 
   race = (points: number, signal?: AbortSignal) => this.http.json<Race>(`${BASE}/race${query({ points })}`, { signal });
 
-  startRace = (race: NewRace) => this.http.send<Race>("POST", `${BASE}/race`, race);
+  startRace = (race: NewRace, job: string) => this.http.send<Race>("POST", `${BASE}/race`, race, named(job));
 
   actRace = (action: "run" | "pause") => this.http.send<Race>("POST", `${BASE}/race/${action}`, {});
 
-  async endRace(): Promise<void> {
-    await this.http.fetch(`${BASE}/race`, { method: "DELETE" });
+  /** Hear how far a job is; only while one is waited for, since browsers keep few connections to a server. */
+  follow(job: string, listener: (job: Job) => void): () => void {
+    const events = new EventSource("api/events");
+    events.addEventListener("job", (event) => {
+      const heard = JSON.parse((event as MessageEvent<string>).data) as Job;
+      if (heard.id === job) listener(heard);
+    });
+    return () => events.close();
+  }
+
+  async cancel(job: string): Promise<void> {
+    await this.http.fetch(`api/jobs/${encodeURIComponent(job)}`, { method: "DELETE" });
   }
 }

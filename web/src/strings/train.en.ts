@@ -102,13 +102,13 @@ export const train = {
   "number.accuracy": "training",
   "number.held_out": "held out",
   "number.learning_rate": "rate",
-  "number.time": "forward + backward",
+  "number.time": "time",
   "number.lossHelp": "Classification loss, the mean over the last 100 steps",
   "number.penaltyHelp": "What the penalty on large weights adds to the loss",
   "number.accuracyHelp": "Right answers among the last 100 batches, before each update",
   "number.heldOutHelp": "Right answers among {count} held-out images at step {step}",
   "number.rateHelp": "Learning rate of the next step",
-  "number.timeHelp": "Milliseconds for a mini-batch of {batch}",
+  "number.timeHelp": "Forward and backward pass of a mini-batch of {batch}",
   "number.milliseconds": "{forward} + {backward} ms",
 
   // Layers

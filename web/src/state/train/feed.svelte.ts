@@ -10,7 +10,6 @@ export interface FrameSource {
 }
 
 const RETRY = 2_000;
-const IMAGES = 4;
 const WINDOW = 24;
 
 export class FrameFeed {
@@ -21,17 +20,20 @@ export class FrameFeed {
   private abort: AbortController | null = null;
   private run = "";
   private wanted: readonly string[] = [];
+  private images = 1;
   private stamps: number[] = [];
   private asked: AbortController | null = null;
   /** The layers that the frame on the screen was asked for. */
   private held: readonly string[] = [];
+  private heldImages = 0;
 
   constructor(private readonly source: FrameSource) {}
 
   /** Follow a run, showing these layers; the same again changes nothing. "" stops. */
-  follow(run: string, layers: readonly string[]): void {
-    const missing = layers.some((layer) => !this.wanted.includes(layer));
+  follow(run: string, layers: readonly string[], images = 1): void {
+    const missing = images > this.images || layers.some((layer) => !this.wanted.includes(layer));
     this.wanted = layers;
+    this.images = images;
     if (run === this.run) {
       // While nothing moves, what has just come into view must not wait for the next step.
       if (missing && this.lacks()) this.asked?.abort();
@@ -56,13 +58,13 @@ export class FrameFeed {
 
   /** Ask again from the beginning: the run was reset. */
   restart(): void {
-    const { run, wanted } = this;
+    const { run, wanted, images } = this;
     this.stop();
-    this.follow(run, wanted);
+    this.follow(run, wanted, images);
   }
 
   private lacks(): boolean {
-    return this.frame !== null && this.wanted.some((layer) => !this.held.includes(layer));
+    return this.frame !== null && (this.images > this.heldImages || this.wanted.some((layer) => !this.held.includes(layer)));
   }
 
   private async pull(run: string, signal: AbortSignal): Promise<void> {
@@ -71,16 +73,19 @@ export class FrameFeed {
       const number = this.frame && !this.lacks() ? Number(this.frame.meta.frame) : 0;
       const asked = new AbortController();
       this.asked = asked;
-      const { wanted } = this;
+      const { wanted, images } = this;
       try {
-        const found = await this.source.frame(run, number, wanted, IMAGES, asked.signal);
+        const found = await this.source.frame(run, number, wanted, images, asked.signal);
         if (signal.aborted) return;
         this.failure = null;
         if (found) {
-          this.frame = found;
+          // Set just before the browser paints, so that one frame of the run is one of the screen.
+          await nextPaint();
+          if (signal.aborted) return;
           this.held = wanted;
+          this.heldImages = images;
+          this.frame = found;
           this.count();
-          await painted();
         } else this.rate = null;
       } catch (error) {
         if (signal.aborted) return;
@@ -113,8 +118,7 @@ function visible(signal: AbortSignal): Promise<void> {
   });
 }
 
-/** Resolves after what was just set is on the screen. */
-const painted = (): Promise<void> => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
+const nextPaint = (): Promise<void> => new Promise((resolve) => requestAnimationFrame(() => resolve()));
 
 function sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {

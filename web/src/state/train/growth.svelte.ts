@@ -46,16 +46,15 @@ export class GrowthState {
     this.moments = steps.map((step) => ({ step, view: known.get(step) ?? null }));
     const abort = new AbortController();
     this.abort = abort;
-    for (const { step, view } of this.moments) {
-      if (view) continue;
-      this.training.recorded.get({ run: id, step, layers: [name] }, abort.signal).then(
-        (found) => {
-          if (this.abort === abort) this.moments = this.moments.map((moment) => (moment.step === step ? { step, view: found } : moment));
-        },
-        (error: unknown) => {
-          if (this.abort === abort && !isAbort(error)) this.failure = toFailure(error);
-        },
-      );
-    }
+    const all = this.moments.map(async ({ step, view }) => ({ step, view: view ?? (await this.training.recorded.get({ run: id, step, layers: [name] }, abort.signal)) }));
+    // All at once, so that the strip is painted once.
+    Promise.all(all).then(
+      (moments) => {
+        if (this.abort === abort) this.moments = moments;
+      },
+      (error: unknown) => {
+        if (this.abort === abort && !isAbort(error)) this.failure = toFailure(error);
+      },
+    );
   }
 }

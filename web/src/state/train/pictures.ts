@@ -133,7 +133,7 @@ export function spatialGradients(array: NamedArray): NamedArray | null {
 }
 
 // Round enough to read, close enough together that little of the contrast is lost.
-const ROUND = [1, 1.5, 2, 3, 5, 7, 10];
+const ROUND = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
 
 /** The next round number. */
 export function roundLimit(limit: number): number {

@@ -2,9 +2,11 @@
 
 import { getContext, setContext } from "svelte";
 
-import { isAbort, toFailure, type Failure } from "../../api/failure";
+import { Failure, isAbort, toFailure } from "../../api/failure";
+import type { Job } from "../../api/schema";
 import type { NewRun, Offer, Panel, Run, RunDetails, RunEvent, Settings, Statistics } from "../../api/training";
 import type { View } from "../../api/view";
+import { newJob } from "../../sources/cache";
 import type { Action, TrainingSource } from "../../sources/training";
 import type { Explorer } from "../explorer.svelte";
 import { FrameFeed } from "./feed.svelte";
@@ -15,6 +17,8 @@ import { stepBefore } from "./steps";
 const POLL = 1_500;
 const FAST_POLL = 1_000;
 const POINTS = 600;
+const MOST_IMAGES = 4;
+const OPENING_POLL = 600;
 const PLAY = 125;
 const MARKED = new Set(["setting", "not_finite", "failed", "dropped", "skipped"]);
 
@@ -36,6 +40,12 @@ export class Training {
   refused = $state.raw<Failure | null>(null);
   notes = $state.raw<readonly string[]>([]);
   busy = $state<Action | "create" | "load" | null>(null);
+  /** How far what is being set up is: reading many images takes its time. */
+  job = $state.raw<Job | null>(null);
+  /** The command that opened this page is setting up its run. */
+  preparing = $state(false);
+  private jobName = "";
+  private unfollow: (() => void) | null = null;
   gone = $state(false);
   playing = $state(false);
   drawer = $state(false);
@@ -118,6 +128,16 @@ export class Training {
       this.failure = null;
       this.gone = false;
       const { page } = this.explorer;
+      // The command is setting up a run of its own: wait for that one.
+      if (offer.job && !runs.live) {
+        this.preparing = true;
+        this.wait(offer.job);
+        setTimeout(() => void this.open(), OPENING_POLL);
+        return;
+      }
+      if (this.preparing) this.waited();
+      this.preparing = false;
+      if (offer.failure && !runs.live) this.refused = new Failure(offer.failure);
       if (!page.run && page.part !== "new") page.run = runs.live ?? runs.runs[0]?.id ?? "";
     } catch (error) {
       this.failed(error);
@@ -142,7 +162,7 @@ export class Training {
   followFrames(active: boolean): void {
     const { wanted, id, followsLive, shownStep, besideAt, detail } = this;
     const some = active && wanted.length > 0 && detail?.id === id;
-    this.feed.follow(some && followsLive ? id : "", wanted);
+    this.feed.follow(some && followsLive ? id : "", wanted, Math.min(MOST_IMAGES, this.explorer.page.picture + 1));
     this.recorded.show(some && !followsLive && shownStep !== null ? { run: id, step: shownStep, layers: wanted } : null);
     this.other.show(some && besideAt ? { ...besideAt, layers: wanted } : null);
   }
@@ -180,7 +200,7 @@ export class Training {
     try {
       const [detail, runs] = await Promise.all([this.source.run(id, signal), this.source.runs(signal)]);
       if (signal?.aborted || id !== this.id) return;
-      this.detail = detail;
+      this.detail = this.detail ? kept(this.detail, detail) : detail;
       this.runs = runs.runs;
       this.failure = null;
       this.gone = false;
@@ -215,6 +235,36 @@ export class Training {
 
   // Doing
 
+  private wait(job: string): void {
+    if (this.jobName === job) return;
+    this.waited();
+    this.jobName = job;
+    this.unfollow = this.source.follow(job, (heard) => (this.job = heard));
+  }
+
+  private waited(): void {
+    this.unfollow?.();
+    this.unfollow = null;
+    this.jobName = "";
+    this.job = null;
+  }
+
+  /** Something that may take long, with its progress. */
+  private async long<Answer>(what: "create" | "load", work: (job: string) => Promise<Answer>): Promise<Answer | null> {
+    const job = newJob();
+    this.wait(job);
+    try {
+      return await this.does(what, () => work(job));
+    } finally {
+      this.waited();
+    }
+  }
+
+  /** Give up what is being set up. */
+  cancel(): void {
+    if (this.jobName) this.source.cancel(this.jobName).catch(() => undefined);
+  }
+
   /** Do something to a run; what it answers, or null where it was refused. */
   private async does<Answer>(what: NonNullable<Training["busy"]>, work: () => Promise<Answer>): Promise<Answer | null> {
     if (this.busy) return null;
@@ -225,7 +275,7 @@ export class Training {
     } catch (error) {
       const failure = toFailure(error);
       if (failure.serverGone) this.gone = true;
-      else this.refused = failure;
+      else if (failure.description.kind !== "cancelled") this.refused = failure;
       return null;
     } finally {
       this.busy = null;
@@ -262,7 +312,7 @@ export class Training {
   }
 
   async create(run: NewRun, start: boolean): Promise<boolean> {
-    const made = await this.does("create", () => this.source.create({ ...run, replace: true }));
+    const made = await this.long("create", (job) => this.source.create({ ...run, replace: true }, job));
     if (!made) return false;
     this.choose(made.id);
     if (start) await this.does("run", () => this.source.act(made.id, "run"));
@@ -272,13 +322,13 @@ export class Training {
   /** Go on with a recorded run where it stopped. */
   async resume(): Promise<void> {
     const { id } = this;
-    const run = await this.does("load", () => this.source.resume(id, null, false));
+    const run = await this.long("load", (job) => this.source.resume(id, null, false, job));
     if (run) await this.refresh(run.id);
   }
 
   async load(file: File, data: string): Promise<boolean> {
     const name = file.name.replace(/\.[^.]*$/, "");
-    const made = await this.does("load", () => this.source.load(file, name, data));
+    const made = await this.long("load", (job) => this.source.load(file, name, data, job));
     if (!made) return false;
     this.choose(made.run.id);
     this.notes = made.notes;
@@ -370,6 +420,15 @@ export class Training {
     const step = this.shownStep ?? this.steps.at(-1);
     page.beside = page.beside || step === undefined ? "" : `${this.id}@${step}`;
   }
+}
+
+/** The newer of two, with what is the same in both left as it is: nothing is drawn again for it. */
+function kept(before: RunDetails, after: RunDetails): RunDetails {
+  const found: Record<string, unknown> = { ...after };
+  for (const [name, value] of Object.entries(before)) {
+    if (typeof value === "object" && JSON.stringify(value) === JSON.stringify(found[name])) found[name] = value;
+  }
+  return found as RunDetails;
 }
 
 const KEY = Symbol("training");
