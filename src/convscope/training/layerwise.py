@@ -34,21 +34,13 @@ class Layerwise(dict[str, "Tensor"]):
         self.outputs[name] = output
 
     def _now(self) -> float:
-        if self._accelerated:  # otherwise the time would be that of asking for the work, not of doing it
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return _now(accelerated=self._accelerated)
 
     def before_backward(self) -> None:
         """Keep the gradient of every output, and note when it is there."""
         for name, output in self.outputs.items():
             output.retain_grad()
-            output.register_hook(self._noting(name))
-
-    def _noting(self, name: str) -> Callable[[Tensor], None]:
-        def note(_: Tensor) -> None:
-            self._backward[name] = self._now()
-
-        return note
+            output.register_hook(_noting(name, self._backward, accelerated=self._accelerated))
 
     def milliseconds(self) -> dict[str, tuple[float, float]]:
         """(forward, backward) of each layer for the whole mini-batch; a residual block's include what is in it."""
@@ -64,6 +56,23 @@ class Layerwise(dict[str, "Tensor"]):
             times[name] = ((stamp - begun) * 1e3, back * 1e3)
             latest[inside] = (name, stamp)
         return times
+
+
+def _now(*, accelerated: bool) -> float:
+    if accelerated:  # otherwise the time would be that of asking for the work, not of doing it
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _noting(name: str, stamps: dict[str, float], *, accelerated: bool) -> Callable[[Tensor], None]:
+    """A hook that knows nothing of the outputs: it hangs on their graph, and would keep them, and so itself, for ever.
+    That ring goes through torch's own objects, where Python's collector doesn't see it.
+    """
+
+    def note(_: Tensor) -> None:
+        stamps[name] = _now(accelerated=accelerated)
+
+    return note
 
 
 def _where_begins(inside: str, latest: dict[str, tuple[str, float]]) -> tuple[str, float]:

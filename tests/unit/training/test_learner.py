@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +56,26 @@ def test_training_is_the_same_with_and_without_frames(text):
         assert first.loss == second.loss
         assert second.frame is None or second.frame.step == count
     assert same_state(plain, watched)
+
+
+def test_a_steps_maps_are_gone_when_its_frame_is():
+    """A hook that knew the outputs would keep all of them for ever: that ring is out of the collector's sight."""
+    learner = small_learner(EVERYTHING)
+    kept = []
+
+    class Watched(learner_module.Layerwise):
+        def before_backward(self):
+            kept.extend(weakref.ref(output) for output in self.outputs.values())
+            super().before_backward()
+
+    original, learner_module.Layerwise = learner_module.Layerwise, Watched
+    try:
+        learner.step(frame=True)
+    finally:
+        learner_module.Layerwise = original
+    gc.collect()
+    assert len(kept) >= len(learner.panels)
+    assert not any(each() is not None for each in kept)
 
 
 def test_maps_and_their_gradients_against_autograd():
