@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NEWS_SECONDS = 1.0
 BETWEEN_NEWS_SECONDS = 0.5
+FRAMES_PER_SECOND = 15.0  # so that ten arrive, also where the machine has other things to do
 FIRST = "first-run"
 """What the job is called that makes the run which the server begins with."""
 
@@ -219,7 +220,7 @@ class Training:
         give = self._past(folder) if resume else None
         self.folder.forget(run_id(folder.name))
         recorded = Recorded(folder, resume=resume)
-        trainer = Trainer(learner, recorded)
+        trainer = Trainer(learner, recorded, frames_per_second=FRAMES_PER_SECOND)
         recorded.save(learner)  # from now on it can be opened again, whatever happens
         if give is not None:
             give(trainer)
