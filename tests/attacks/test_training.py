@@ -9,6 +9,8 @@ import struct
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save
 
 from convscope.server.app import create_app
@@ -235,3 +237,74 @@ def test_a_strangers_run_is_only_shown(tmp_path):
         assert client.get(f"{BASE}/runs/odd/curves").status_code == 200
         assert "not a snapshot" in refused(client.post(f"{BASE}/runs/odd/open"))
         assert "not a snapshot" in refused(client.get(f"{BASE}/runs/odd/snapshot.safetensors"))
+
+
+words = st.one_of(
+    st.sampled_from(
+        "0 1 -1 9 nan inf 1e9 true a input fc1 fc1,input map kernel spatial images maps kernels filters x 0,0 0,1,2 "
+        "weight layers loss 99999999999999999999999 ../.. <b>".split()
+    ),
+    st.text(max_size=12),
+)
+addresses = st.sampled_from(
+    "frame curves test confusion images/0 images/99 backpropagation backpropagation/1 backpropagation/999 steps/maps "
+    "steps/images views/images views/kernels snapshot.safetensors snapshot.convnetjs.json".split()
+)
+names = "after layers panels images points layer step indexes top whole part index label of place data name".split()
+bodies = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(TINY),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                "definition preset data settings seed name replace steps count text racers optimizer x".split()
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+relaxed = settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module")
+def opened(client):
+    """A run to ask about."""
+    body = {"definition": TINY.replace("channels: 1", "channels: 3"), "data": "data", "name": "asked", "replace": True}
+    answer = client.post(f"{BASE}/runs", json={**body, "settings": {"batch_size": 2}})
+    address = f"{BASE}/runs/{answer.json()['id']}"
+    client.post(f"{address}/step")
+    yield address
+    client.delete(address)
+
+
+@relaxed
+@given(addresses, st.dictionaries(st.sampled_from(names), words, max_size=3))
+@example("frame", {"layers": ","})
+@example("frame", {"panels": "spatial,spatial_gradient", "layers": "input"})
+@example("backpropagation", {"index": "0", "label": "99999"})
+@example("views/images", {"step": "9007199254740992"})
+@example("test", {"indexes": "999999999"})
+def test_no_question_makes_it_stumble(client, opened, address, query):
+    answer = client.get(f"{opened}/{address}", params=query)
+    assert answer.status_code < 500, answer.text
+
+
+@relaxed
+@given(
+    st.sampled_from(["runs", "definition", "race", "run", "step", "settings", "open", "predict", "snapshots"]), bodies
+)
+@example("settings", {"settings": {"dropout": None, "batch_size": 1}})
+@example("settings", {"settings": {"optimizer": "adagrad", "momentum": 0.5}})
+@example("step", {"count": 10**30})
+@example("definition", {"text": TINY, "data": "x"})
+def test_no_body_makes_it_stumble(client, opened, where, body):
+    address = f"{BASE}/{where}" if where in ("runs", "definition", "race", "snapshots") else f"{opened}/{where}"
+    content = json.dumps(body).encode()
+    answer = client.post(address, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code < 500, answer.text
+    if where == "run":
+        client.post(f"{opened}/pause")
