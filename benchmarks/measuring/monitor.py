@@ -20,7 +20,11 @@ SIZES = {
     "ConvNetJS's CIFAR-10 network": "batch 32",
     "LeNet-5": "batch 32",
 }
-EVERY = 10  # steps between two recordings when compared with others
+OTHERS = {
+    "Monitor": "exact histograms, and per filter norms and updates",
+    "TensorBoard": "add_histogram of every weight and gradient",
+    "wandb.watch": 'watch(log="all"), offline; without what it does after the loop',
+}
 
 
 def measure(quick: bool) -> list[Row]:
@@ -30,59 +34,54 @@ def measure(quick: bool) -> list[Row]:
 
 def _default(quick: bool) -> list[Row]:
     rows = []
-    seconds, rounds = (25, 1) if quick else (90, 3)
+    seconds = 55 if quick else 120
     for network, goal in GOALS.items():
-        found = [
-            (_run(network, "nothing", seconds=seconds), _run(network, "Monitor", seconds=seconds))
-            for _ in range(rounds)
-        ]
-        plain, watched = found[-1]
-        print(f"{network}: {1000 * plain['seconds'] / plain['steps']:.1f} ms a step; {watched['text']}")
-        base = f"the same loop without, {SIZES[network]}, {seconds} s each, median of {rounds}"
+        found = _run(network, seconds=seconds)
+        print(f"{network}: {1000 * found['step']:.1f} ms a step; {found['text']}")
+        base = f"the same loop without, {SIZES[network]}, {seconds} s of each in turns"
+        what = f"Monitor as it comes on {network}"
+        account = 100 * found["account"]
         rows += [
-            Row(f"Monitor as it comes on {network}", _slower(found, "seconds"), "% of step time", goal, base),
-            Row(f"Monitor as it comes on {network}: processor time", _slower(found, "processor"), "%", None, base),
-            Row(
-                f"Monitor as it comes on {network}: by its own account",
-                100 * median(each["account"] for _, each in found),
-                "%",
-                None,
-                "what monitor.cost says",
-            ),
+            Row(what, 100 * found["wall"], "% of step time", goal, base),
+            Row(f"{what}: processor time", 100 * found["processor"], "%", None, f"{base}, all threads"),
+            Row(f"{what}: by its own account", account, "%", None, "what monitor.cost says"),
         ]
     return rows
-
-
-def _slower(found: list[tuple[dict[str, Any], dict[str, Any]]], clock: str) -> float:
-    ratios = [(each[clock] / each["steps"]) / (plain[clock] / plain["steps"]) for plain, each in found]
-    return 100 * (median(ratios) - 1)
 
 
 def _beside_others(quick: bool) -> list[Row]:
     rows = []
-    for network, steps in (("ConvNetJS's CIFAR-10 network", 300), ("ResNet-18", 40)):
-        rounds = 1 if quick else 3
-        cost: dict[str, list[float]] = {}
-        for _ in range(rounds):
-            plain = _run(network, "nothing", steps=steps)
-            for watch in ("Monitor", "TensorBoard", "wandb.watch"):
-                other = _run(network, watch, steps=steps, every=EVERY)
-                if other:
-                    recordings = steps / EVERY
-                    cost.setdefault(watch, []).append(1000 * (other["seconds"] - plain["seconds"]) / recordings)
-        what = f"weights and gradients of {network} every {EVERY} steps, per recording"
-        contents = {
-            "Monitor": "exact histograms, and per filter norms and updates",
-            "TensorBoard": "add_histogram of every weight and gradient",
-            "wandb.watch": 'watch(log="all"), offline; without what it does after the loop',
-        }
-        rows += [Row(f"{what}: {watch}", median(found), "ms", None, contents[watch]) for watch, found in cost.items()]
+    for network, every, steps in (("ConvNetJS's CIFAR-10 network", 20, 400), ("ResNet-18", 6, 60)):
+        steps = steps // 2 if quick else steps
+        cost: dict[str, float] = {}
+        what = f"weights and gradients of {network}, per recording"
+        for watch, contents in OTHERS.items():
+            found = _run(network, watch, steps=steps, every=every)
+            if found:
+                cost[watch] = 1000 * _per_recording(
+                    found["clock"], every, at=every - 1 if watch == "wandb.watch" else 0
+                )
+                rows.append(Row(f"{what}: {watch}", cost[watch], "ms", None, f"processor time; {contents}"))
+            if watch == "Monitor":
+                account = 1000 * found["spent"] / found["recordings"]
+                base = "the difference is what its budget doesn't see"
+                rows.append(Row(f"{what}: Monitor, by its own account", account, "ms", None, base))
         rows += [
-            Row(f"{what}: Monitor / {watch}", median(cost["Monitor"]) / median(found), "×", 1.0, "the same loop")
-            for watch, found in cost.items()
-            if watch != "Monitor" and median(found) > 0
+            Row(f"{what}: Monitor / {watch}", cost["Monitor"] / each, "×", 1.0, "the same loop")
+            for watch, each in cost.items()
+            if watch != "Monitor"
         ]
     return rows
+
+
+def _per_recording(clock: list[float], every: int, at: int) -> float:
+    """Seconds of processor time of the half of each period that begins with a recording, more than of the other half.
+
+    Both halves are of one process and seconds apart, so that what the machine does besides falls on both alike.
+    """
+    half = every // 2
+    starts = range(at + every, len(clock) - every, every)  # the first period is warming up
+    return median(2 * clock[each + half] - clock[each] - clock[each + 2 * half] for each in starts)
 
 
 def _identical() -> list[Row]:
@@ -92,7 +91,7 @@ def _identical() -> list[Row]:
     return [Row("losses of 500 steps that differ in any bit when watched (1: yes)", different, "", 0.0, "with dropout")]
 
 
-def _run(network: str, watch: str, **order: Any) -> dict[str, Any]:
+def _run(network: str, watch: str = "", **order: Any) -> dict[str, Any]:
     """One loop in a process of its own; nothing where the peer isn't installed."""
     # Peers that drag things along live in an environment of their own, which sees this one's packages.
     python = (
@@ -105,7 +104,7 @@ def _run(network: str, watch: str, **order: Any) -> dict[str, Any]:
             "ignore",
             "-m",
             "measuring.monitor_loops",
-            json.dumps({"network": network, "watch": watch, **order}),
+            json.dumps({"network": network, **({"watch": watch} if watch else {}), **order}),
         ],
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
         cwd=BENCHMARKS,

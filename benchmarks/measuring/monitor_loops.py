@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # One: threads that share their cores with other work wait for each other, which says nothing about watching.
 THREADS = 1
@@ -64,17 +65,99 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
         watch = WATCHES[order["watch"]](module, optimizer, Path(folder), order.get("every", 0), (images, labels))
         started, processor = time.perf_counter(), time.process_time()
-        losses = _train(module, optimizer, images, labels, batch, order, watch)
+        losses, clock = _train(module, optimizer, images, labels, batch, order, watch)
         watch["close"]()
         seconds, processor = time.perf_counter() - started, time.process_time() - processor
+        facts = watch.get("facts", dict)()
     return {
         "steps": len(losses),
         "seconds": seconds,
         "processor": processor,
         "start": started - began,
         "losses": hashlib.sha256(json.dumps(losses).encode()).hexdigest(),
-        **watch.get("facts", dict)(),
+        "clock": clock if "every" in order else [],
+        **facts,
     }
+
+
+def alternate(order: dict[str, Any]) -> dict[str, Any]:
+    """The same loop twice in one process, with Monitor as it comes and without, taking turns of about a second.
+
+    What the machine does besides falls on both alike. Monitor's budget sees its own turns only, and each of them ends
+    when everything is written.
+    """
+    torch.set_num_threads(THREADS)
+    import functools
+
+    import convscope as cs
+    from convscope.training import budget, monitor
+
+    turns = Turns()
+    monitor.Budget = functools.partial(budget.Budget, clock=turns)  # type: ignore[misc, assignment]
+    make, shape, batch = NETWORKS[order["network"]]
+    sides = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        module = make()
+        sides.append((module, torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)))
+    images, labels = torch.randn(4 * batch, *shape), torch.randint(0, 10, (4 * batch,))
+
+    def turn(side: int, steps: int, watching: cs.Monitor | None) -> tuple[float, float]:
+        module, optimizer = sides[side]
+        started, processor = time.perf_counter(), time.process_time()
+        for each in range(steps):
+            part = slice(each % 4 * batch, (each % 4 + 1) * batch)
+            optimizer.zero_grad()
+            loss = cross_entropy(module(images[part]), labels[part])
+            loss.backward()
+            optimizer.step()
+            if watching is not None:
+                watching.log(loss=loss)
+        seconds = time.perf_counter() - started
+        if watching is not None:
+            watching._recorder.drain()  # training doesn't wait for the disk, but the work is to be seen here
+        return seconds, time.process_time() - processor
+
+    steps = max(1, round(1 / (turn(0, 3, None)[0] / 3)))
+    turn(1, 3, None)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "run"
+        options = {"images": (images[:4], labels[:4]), **order.get("options", {})}
+        with cs.Monitor(*sides[1], store=store, **options) as watching:
+            spent: list[list[tuple[float, float]]] = [[], []]
+            while sum(seconds for seconds, _ in spent[0]) < order["seconds"]:
+                spent[0].append(turn(0, steps, None))
+                with turns.running():
+                    spent[1].append(turn(1, steps, watching))
+            cost = watching.cost
+        if watching.problems or watching.dropped:
+            raise SystemExit(f"the recording is not whole: {watching.problems}, {watching.dropped} dropped")
+    plain, watched = ([sum(column) for column in zip(*side, strict=True)] for side in spent)
+    return {
+        "step": plain[0] / (steps * len(spent[0])),
+        "wall": watched[0] / plain[0] - 1,
+        "processor": watched[1] / plain[1] - 1,
+        "account": cost.fraction,
+        "text": str(cost),
+        "steps": steps * len(spent[0]),
+    }
+
+
+class Turns:
+    """A clock that runs during one side's turns only."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = None
+
+    def __call__(self) -> float:
+        return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._since = time.perf_counter()
+        yield
+        self._before, self._since = self(), None
 
 
 def _train(
@@ -85,8 +168,10 @@ def _train(
     batch: int,
     order: dict[str, Any],
     watch: dict[str, Callable[..., Any]],
-) -> list[str]:
+) -> tuple[list[str], list[float]]:
+    """The losses to the last bit, and the processor's time after each step, of all threads."""
     losses: list[str] = []
+    clock = [time.process_time()]
     started = time.perf_counter()
     while len(losses) < order.get("steps", 10**9) and time.perf_counter() - started < order.get("seconds", 10**9):
         part = slice(len(losses) % 4 * batch, (len(losses) % 4 + 1) * batch)
@@ -97,7 +182,8 @@ def _train(
         optimizer.step()
         watch["after"](len(losses), loss)
         losses.append(loss.item().hex())
-    return losses
+        clock.append(time.process_time())
+    return losses, clock
 
 
 def _nothing(*_: Any) -> None:
@@ -122,7 +208,13 @@ def _monitor(
     def facts() -> dict[str, Any]:
         if monitor.problems or monitor.dropped:
             raise SystemExit(f"the recording is not whole: {monitor.problems}, {monitor.dropped} dropped")
-        return {"account": monitor.cost.fraction, "text": str(monitor.cost)}
+        cost = monitor.cost
+        spent = cost.measuring_seconds + cost.writing_seconds
+        return {"account": cost.fraction, "text": str(cost), "spent": spent, "recordings": recordings()}
+
+    def recordings() -> int:
+        with monitor.run as run:
+            return max(len(run.steps(name)) for name in run.names())
 
     return {
         "before": _nothing,
@@ -175,4 +267,5 @@ WATCHES: dict[str, Callable[..., dict[str, Callable[..., Any]]]] = {
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(json.loads(sys.argv[1]))))
+    ordered = json.loads(sys.argv[1])
+    print(json.dumps(alternate(ordered) if "watch" not in ordered else run(ordered)))

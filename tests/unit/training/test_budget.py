@@ -51,7 +51,7 @@ def test_the_budget_is_kept_and_nothing_starves(step_seconds: float) -> None:
     assert cost.training_seconds == pytest.approx(training)
     spent = cost.measuring_seconds + cost.writing_seconds
     # One recording of each kind may be under way when the books are closed.
-    lent = max(0.0, ALLOWANCE - 0.01 * training)
+    lent = max(0.0, ALLOWANCE - 0.009 * training)
     assert spent <= lent + 0.02 * training + sum(sum(each) for each in COSTS.values())
     if training >= 600:
         assert spent >= 0.8 * 0.02 * training
@@ -76,13 +76,13 @@ def test_the_first_steps_are_all_recorded_and_then_it_is_stretched_and_said() ->
     steps = recorded["filters"]
     assert steps[:40] == list(range(40))
     gaps = [after - before for before, after in zip(steps[-11:-1], steps[-10:], strict=True)]
-    assert all(95 <= gap <= 105 for gap in gaps), "0.01 s is 2 % of 100 steps"
+    assert all(108 <= gap <= 115 for gap in gaps), "0.01 s is nine tenths of 2 % of 111 steps"
     assert asked < 3 * len(steps)
     assert told[-1].asked == 1
-    assert 50 <= told[-1].every <= 210, "half as often while what was lent is paid back"
+    assert 50 <= told[-1].every <= 230, "half as often while what was lent is paid back"
     assert len(told) <= 8
     assert cost.fraction == pytest.approx(0.02, abs=0.005)
-    assert "filters every 10" in str(cost)
+    assert "filters every 11" in str(cost)
 
 
 def test_without_a_limit_everything_is_recorded() -> None:
