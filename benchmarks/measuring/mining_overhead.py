@@ -115,9 +115,7 @@ def _mined(miner: Miner, shard: Shard, images: list[Tensor], device: str) -> flo
     """Seconds for a whole shard: what it sets up, its batches, and its states."""
     begun = _now(device)
     each = _Pass(miner, shard, lambda _: None, lambda: False)
-    for first in range(0, len(images), miner.batch_size):
-        each._batch(list(enumerate(images[first : first + miner.batch_size], shard.start + first)))
-    each._close_block()
+    each.take(enumerate(images, shard.start))
     for accumulator in each.accumulators.values():
         accumulator.state(len(images))
     return _now(device) - begun

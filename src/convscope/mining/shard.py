@@ -21,7 +21,7 @@ from convscope.mining.state import LayerState
 from convscope.view import Array, View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from convscope.images import Image, ImageSet
     from convscope.mining.settings import Settings
@@ -221,25 +221,29 @@ class _Pass:
         self.predicted = np.full(count, -1, np.int32)
 
     def run(self) -> ShardResult:
-        batch: list[tuple[int, Tensor]] = []
+        self.take(self._prepared())
+        good = np.zeros(len(self.shard), bool)
+        good[np.array(self.good, int) - self.shard.start] = True
+        table = ShardTable(self.fingerprint, self.label, self.predicted, good, tuple(self.labels), tuple(self.skipped))
+        states = {name: each.state(len(self.good)) for name, each in self.accumulators.items()}
+        return ShardResult(self.shard, states, table, self.miner.batch_size)
+
+    def take(self, prepared: Iterable[tuple[int, Tensor]]) -> None:
+        """Mine study ids with their prepared images."""
         work = self.miner.work
+        batch: list[tuple[int, Tensor]] = []
         with (
             torch_threads(work.settings.threads),
             work.network.trace(self.accumulators, consume=self._consume) as trace,
         ):
-            for identity, prepared in self._prepared():
-                batch.append((identity, prepared))
+            for each in prepared:
+                batch.append(each)
                 if len(batch) >= self.miner.batch_size:
                     self._batch(trace, batch)
                     batch = []
             if batch:
                 self._batch(trace, batch)
             self._close_block()
-        good = np.zeros(len(self.shard), bool)
-        good[np.array(self.good, int) - self.shard.start] = True
-        table = ShardTable(self.fingerprint, self.label, self.predicted, good, tuple(self.labels), tuple(self.skipped))
-        states = {name: each.state(len(self.good)) for name, each in self.accumulators.items()}
-        return ShardResult(self.shard, states, table, self.miner.batch_size)
 
     def _prepared(self) -> Iterator[tuple[int, Tensor]]:
         """Study ids and prepared images, decoded ahead; what can't be read is listed."""
