@@ -147,6 +147,13 @@ class Budget:
             self._plan()
             return chosen, told
 
+    def foresee(self, kind: str, measuring: float) -> None:
+        """A recording was measured and isn't written yet: the next one costs this much at least."""
+        with self._lock:
+            if kind in self._kinds:
+                purse = self._kinds[kind].purse
+                purse.cost = max(purse.cost, measuring)
+
     def settle(self, kind: str, charged: float, measuring: float, writing: float, device: float) -> None:
         """What a recording really cost: seconds of the thread that trains, of the writer, of the device."""
         with self._lock:

@@ -185,6 +185,8 @@ class Listener:
         self._submit(step, [Part(MAPS, build, size, time.perf_counter() - started, charged)])
 
     def _submit(self, step: int, parts: Sequence[Part]) -> None:
+        for part in parts:
+            self._budget.foresee(part.kind, part.seconds)
         if parts:
             self._recorder.submit(Recording(step, tuple(parts)))
 

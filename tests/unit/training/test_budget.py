@@ -109,6 +109,14 @@ def test_a_budget_of_nothing_allows_the_beginning_only() -> None:
     assert cost.measuring_seconds == pytest.approx(0.5)
 
 
+def test_what_turns_out_dear_is_not_done_again_before_it_is_paid() -> None:
+    budget = Budget({"maps": Every(1)}, 0.02)
+    assert budget.begin(0)[0] == {"maps": 0.0}
+    budget.foresee("maps", 10.0)
+    budget.foresee("filters", 10.0)
+    assert budget.begin(1)[0] == {}
+
+
 def test_nothing_wanted_nothing_asked() -> None:
     for schedules in ({}, {"filters": NEVER}, {"filters": At.steps([])}):
         budget = Budget(schedules, 0.02)
