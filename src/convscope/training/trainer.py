@@ -43,6 +43,8 @@ EVALUATED = 1000  # held-out images while running; all of them at the end
 _REPORTS_PER_SECOND = 10
 # Below so much work in a step several threads wait for one another longer than they help.
 _WORTH_THREADS = 1e8
+# Asked before anything is set: what one thread sets is what threads that begin later find.
+_ALL_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -469,7 +471,7 @@ def _stand_still(entered: threading.Event, leave: threading.Event) -> None:
 def suitable_threads(learner: Learner) -> int:
     """How many threads torch should use for a step of this learner: one for a small one, all for a large one."""
     size = learner.settings.batch_size or len(learner.data.train)
-    return 1 if learner.multiplications * size < _WORTH_THREADS else torch.get_num_threads()
+    return 1 if learner.multiplications * size < _WORTH_THREADS else _ALL_THREADS
 
 
 def _explained(error: Exception) -> ConvscopeError:

@@ -282,10 +282,10 @@ class Gate:
         self.open, self.batches = threading.Event(), 0
         forward = _Pass._forward
 
-        def slowed(mining_pass, batch):
+        def slowed(mining_pass, *arguments):
             self.batches += 1
             self.open.wait(0.1)
-            return forward(mining_pass, batch)
+            return forward(mining_pass, *arguments)
 
         monkeypatch.setattr(_Pass, "_forward", slowed)
 

@@ -9,6 +9,7 @@ import torch
 from convscope.errors import ConvscopeError, Refused
 from convscope.progress import Cancelled, watch
 from convscope.training import learner as learner_module
+from convscope.training import trainer as trainer_module
 from convscope.training.curves import LARGEST, Curves
 from convscope.training.learner import Learner
 from convscope.training.trainer import Trainer, Until, suitable_threads
@@ -336,8 +337,13 @@ def test_curves_stay_small():
     assert (steps[1:] - steps[:-1] == width).all()
 
 
-def test_small_networks_use_one_thread():
-    assert suitable_threads(small_learner(PLAIN)) == 1
+def test_small_networks_use_one_thread(monkeypatch):
+    learner = small_learner(PLAIN)
+    assert suitable_threads(learner) == 1
+    # A large one that comes after it uses all of them again, also in a thread that begins with one.
+    monkeypatch.setattr(trainer_module, "_ALL_THREADS", 7)
+    learner.multiplications = 10**9
+    assert suitable_threads(learner) == 7
 
 
 def test_a_watcher_waits_for_news():
