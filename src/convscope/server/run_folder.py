@@ -41,7 +41,7 @@ def run_id(name: str) -> str:
     """The id of the run in a folder of this name: itself where that can stand in an address.
 
     >>> run_id("lenet5-2"), run_id("My run 2")
-    ('lenet5-2', 'my-run-2-56ea98')
+    ('lenet5-2', 'my-run-2-d75dc3')
     """
     if _PLAIN.fullmatch(name):
         return name
