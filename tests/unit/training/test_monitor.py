@@ -328,6 +328,13 @@ def test_a_compiled_module(tmp_path: Path) -> None:
 
 
 def test_a_module_compiled_in_place_is_seen_uncompiled(tmp_path: Path) -> None:
+    if "torchlens" in sys.modules:
+        # It leaves torch's functions wrapped for as long as the process lives, which the compiler can't look through.
+        name = f"{__file__}::{test_a_module_compiled_in_place_is_seen_uncompiled.__name__}"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+        return
     module = small()
     torch._dynamo.reset()
     module.compile(backend="eager")
