@@ -87,10 +87,9 @@ export class TrainingSource {
   confusion = (run: string, whole: boolean, signal?: AbortSignal) =>
     this.http.json<Confusion>(runPath(run, `/confusion${whole ? "?whole=true" : ""}`), { signal });
 
-  async predict(run: string, file: Blob, signal?: AbortSignal): Promise<{ step: number; image: Predicted }> {
+  predict(run: string, file: Blob, signal?: AbortSignal): Promise<Predicted> {
     const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
-    const found = await this.http.json<Samples>(runPath(run, "/predict"), { method: "POST", body: file, headers, signal });
-    return { step: found.step, image: found.images[0] };
+    return this.http.json<Predicted>(runPath(run, "/predict"), { method: "POST", body: file, headers, signal });
   }
 
   image = (run: string, index: number): string => runPath(run, `/images/${index}`);

@@ -6,7 +6,7 @@ export const train = {
 
   // Top bar
   "train.opening": "Asking for training runs…",
-  "train.skip": "Skip to the layers",
+  "train.skip": "Skip to the content",
   "train.bar": "Training run",
   "train.runsTitle": "Which run is shown: the live one, recorded ones, and other people's loops",
   "train.noRun": "no run",
@@ -75,6 +75,7 @@ export const train = {
   "curves.accuracy": "training accuracy",
   "curves.held_out_accuracy": "held-out accuracy",
   "curves.learning_rate": "learning rate",
+  "curves.numbers": "Curves as numbers",
   "curves.short.loss": "training",
   "curves.short.held_out_loss": "held out",
   "curves.short.accuracy": "training",

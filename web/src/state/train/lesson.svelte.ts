@@ -20,7 +20,7 @@ export interface Place {
 }
 
 const PAUSE = 80;
-const TRIED = 48;
+const TRIED = 120;
 
 export class LessonState {
   view = $state.raw<View | null>(null);

@@ -39,6 +39,10 @@ export function has(frame: View, layer: string, quantity: Quantity): boolean {
   return frame.arrays.has(arrayName(layer, quantity));
 }
 
+/** How a layer's kernels are to be read: what is recorded with them knows best. */
+export const layoutOf = (frame: View, layer: string, otherwise: string | null): string =>
+  (frame.meta.layouts as Record<string, string> | undefined)?.[layer] ?? (otherwise || "slices");
+
 /** The tiles of one quantity of a layer; null where the frame doesn't hold it, or it doesn't exist. */
 export function tilesOf(frame: View, layer: string, layout: string | null, quantity: Quantity, image: number): TileSet | null {
   const name = arrayName(layer, quantity);
@@ -50,7 +54,7 @@ export function tilesOf(frame: View, layer: string, layout: string | null, quant
     const edges = spatialGradients(array);
     return edges && kernelTiles(frame, layer, edges, rangeOf(edges.data), "slices");
   }
-  return kernelTiles(frame, layer, array, range, layout ?? "slices");
+  return kernelTiles(frame, layer, array, range, layoutOf(frame, layer, layout));
 }
 
 function kernelTiles(frame: View, layer: string, array: NamedArray, range: Range, layout: string): TileSet {

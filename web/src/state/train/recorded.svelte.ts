@@ -54,6 +54,8 @@ export class RecordedSteps {
         lists.set(indexKey(kind, layer), steps);
       }
     }
+    const same = lists.size === this.lists.size && [...lists].every(([key, steps]) => this.lists.get(key) === steps || String(this.lists.get(key)) === String(steps));
+    if (same) return;
     this.lists = lists;
     const all = union(new Set([...lists].filter(([key]) => !key.startsWith(IMAGES)).map(([, steps]) => steps)));
     if (all.length !== this.all.length || all.at(-1) !== this.all.at(-1)) this.all = all;
@@ -130,6 +132,8 @@ function inputMaps(view: View): NamedArray | null {
 export function joined(step: number, views: Iterable<{ kind: RecordedKind; layer: string; view: View }>): View {
   const arrays = new Map<string, NamedArray>();
   const meta: ViewMeta = { caption: "", warnings: [], ranges: {}, step, layers: [] };
+  const layouts: Record<string, string> = {};
+  meta.layouts = layouts;
   let bytes = 0;
   for (const { kind, layer, view } of views) {
     bytes += view.bytes;
@@ -144,7 +148,10 @@ export function joined(step: number, views: Iterable<{ kind: RecordedKind; layer
     if (kind === "maps") {
       meta.labels ??= view.meta.labels;
       meta.images ??= view.meta.images;
-    } else meta.since ??= view.meta.since;
+    } else if (kind === "kernels") {
+      meta.since ??= view.meta.since;
+      layouts[layer] = String(view.meta.layout ?? "slices");
+    } else if (pictures) meta.labels ??= view.meta.labels;
   }
   return { kind: "training_frame", arrays, meta, recipe: null, bytes };
 }

@@ -10,6 +10,7 @@ import { newJob } from "../../sources/cache";
 import type { Action, TrainingSource } from "../../sources/training";
 import type { Explorer } from "../explorer.svelte";
 import { FrameFeed } from "./feed.svelte";
+import { INPUT } from "./pictures";
 import { RecordedCache, RecordedMoment, RecordedSteps } from "./recorded.svelte";
 import { readCurves, type Series } from "./series";
 import { stepBefore } from "./steps";
@@ -33,7 +34,7 @@ export interface Moment {
 export class Training {
   offer = $state.raw<Offer | null>(null);
   runs = $state.raw<Run[]>([]);
-  detail = $state.raw<RunDetails | null>(null);
+  private found = $state.raw<RunDetails | null>(null);
   curves = $state.raw<ReadonlyMap<string, Series>>(new Map());
   /** Why nothing can be shown, and why what was asked for wasn't done. */
   failure = $state.raw<Failure | null>(null);
@@ -69,6 +70,8 @@ export class Training {
   }
 
   readonly id = $derived.by(() => this.explorer.page.run);
+  /** The chosen run; null until it is here, also while it is still the last one that is. */
+  readonly detail: RunDetails | null = $derived.by(() => (this.found?.id === this.id ? this.found : null));
   readonly live = $derived.by(() => this.detail?.live ?? false);
   readonly statistics: Statistics | null = $derived.by(() => {
     // Numbers that come with every frame are newer than those of the run.
@@ -80,7 +83,14 @@ export class Training {
   readonly state = $derived.by(() => this.detail?.state ?? "recorded");
   readonly running = $derived.by(() => this.live && this.state === "running");
   readonly settings: Settings | null = $derived.by(() => this.detail?.settings ?? null);
-  readonly panels: readonly Panel[] = $derived.by(() => this.detail?.layers ?? []);
+  private readonly layers: readonly Panel[] = $derived.by(() => this.detail?.layers ?? []);
+  /** Of somebody else's run it is its records that tell which layers have kernels, and that there are images. */
+  readonly panels: readonly Panel[] = $derived.by(() => {
+    const { layers, recordedSteps } = this;
+    const known = layers.map((panel) => (panel.layout || !recordedSteps.of("kernels", panel.name).length ? panel : { ...panel, layout: "slices" }));
+    const images = recordedSteps.of("images", INPUT).length > 0 && !layers.some((panel) => panel.name === INPUT);
+    return images ? [INPUT_PANEL, ...known] : known;
+  });
   readonly classNames: readonly string[] = $derived.by(() => this.detail?.class_names ?? []);
   readonly events: readonly RunEvent[] = $derived.by(() => this.detail?.events ?? []);
   /** What deserves a mark on curves and slider. */
@@ -147,7 +157,7 @@ export class Training {
 
   /** Follow the chosen run; call inside an effect. */
   followRun(id: string): (() => void) | undefined {
-    this.detail = null;
+    this.found = null;
     this.curves = new Map();
     this.refused = null;
     this.failure = null;
@@ -200,7 +210,7 @@ export class Training {
     try {
       const [detail, runs] = await Promise.all([this.source.run(id, signal), this.source.runs(signal)]);
       if (signal?.aborted || id !== this.id) return;
-      this.detail = this.detail ? kept(this.detail, detail) : detail;
+      this.found = this.found ? kept(this.found, detail) : detail;
       this.runs = runs.runs;
       this.failure = null;
       this.gone = false;
@@ -290,7 +300,7 @@ export class Training {
     if (!run) return;
     // Begun anew, it is another run; the old one stays as it was recorded.
     if (run.id !== id) this.choose(run.id);
-    else if (this.detail) this.detail = { ...this.detail, ...run };
+    else if (this.detail) this.found = { ...this.detail, ...run };
   }
 
   toggleRun(): void {
@@ -303,7 +313,7 @@ export class Training {
     this.refused = null;
     try {
       const changed = await this.source.change(id, settings);
-      if (this.detail?.id === id) this.detail = { ...this.detail, settings: changed.settings, events: [...this.detail.events, ...changed.events] };
+      if (this.detail?.id === id) this.found = { ...this.detail, settings: changed.settings, events: [...this.detail.events, ...changed.events] };
       return true;
     } catch (error) {
       this.refused = toFailure(error);
@@ -430,6 +440,8 @@ function kept(before: RunDetails, after: RunDetails): RunDetails {
   }
   return found as RunDetails;
 }
+
+const INPUT_PANEL: Panel = { name: INPUT, kind: INPUT, title: INPUT, details: "", shape: [0, 0, 0], parameters: 0, count: "", layout: "" };
 
 const KEY = Symbol("training");
 
