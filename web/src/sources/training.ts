@@ -100,8 +100,8 @@ export class TrainingSource {
   terms = (run: string, pass: number, { layer, of, place }: Taken, signal?: AbortSignal): Promise<View> =>
     this.http.view(runPath(run, `/backpropagation/${pass}${query({ layer, of, place: place.join(",") })}`), { signal });
 
-  snapshot = (run: string, kind: "safetensors" | "convnetjs"): string =>
-    runPath(run, kind === "safetensors" ? "/snapshot.safetensors" : "/snapshot.convnetjs.json");
+  snapshot = async (run: string, kind: "safetensors" | "convnetjs"): Promise<Blob> =>
+    (await this.http.fetch(runPath(run, kind === "safetensors" ? "/snapshot.safetensors" : "/snapshot.convnetjs.json"))).blob();
 
   load(file: Blob, name: string, data: string, job: string): Promise<SnapshotRead> {
     const headers = { "Content-Type": "application/octet-stream", "X-Convscope-Job": job };

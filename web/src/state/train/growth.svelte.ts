@@ -4,6 +4,7 @@ import { untrack } from "svelte";
 
 import { isAbort, toFailure, type Failure } from "../../api/failure";
 import type { View } from "../../api/view";
+import { KINDS } from "./recorded.svelte";
 import { growthSteps, union } from "./steps";
 import type { Training } from "./training.svelte";
 
@@ -32,13 +33,15 @@ export class GrowthState {
     const name = layer?.name ?? "";
     const all = layer ? union([recordedSteps.of("kernels", name), recordedSteps.of("maps", name)]) : [];
     const steps = wanted ? growthSteps(all, COUNT) : [];
-    untrack(() => this.ask(id, name, steps));
+    // What was fetched before anything of a kind was recorded lacks that kind.
+    const kinds = KINDS.filter((kind) => recordedSteps.of(kind, name).length).join("+");
+    untrack(() => this.ask(id, name, `${id} ${name} ${kinds} `, steps));
   }
 
-  private ask(id: string, name: string, steps: readonly number[]): void {
-    const key = `${id} ${name} ${steps.join(",")}`;
+  private ask(id: string, name: string, what: string, steps: readonly number[]): void {
+    const key = `${what}${steps.join(",")}`;
     if (key === this.key) return;
-    const same = this.key.startsWith(`${id} ${name} `);
+    const same = this.key.startsWith(what);
     this.key = key;
     this.abort?.abort();
     this.failure = null;

@@ -23,6 +23,8 @@ export class RecordedSteps {
   /** Steps at which anything that is painted was recorded. */
   all = $state.raw<readonly number[]>([]);
   private lists = $state.raw<ReadonlyMap<string, readonly number[]>>(new Map());
+  /** How many kinds of layers are recorded at all. */
+  readonly count = $derived.by(() => this.lists.size);
   private readonly groups = new Map<string, { readonly said: string; readonly steps: readonly number[] }>();
   private run = "";
 
@@ -172,7 +174,7 @@ export class RecordedMoment {
 
   /** Show a moment; the same again changes nothing. */
   show(request: MomentRequest | null): void {
-    const key = request ? `${request.run}@${request.step}:${request.layers.join(",")}:${this.steps.all.length > 0}` : "";
+    const key = request ? `${request.run}@${request.step}:${request.layers.join(",")}:${this.steps.count}` : "";
     if (key === this.key) return;
     this.key = key;
     this.abort?.abort();

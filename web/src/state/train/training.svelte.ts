@@ -82,6 +82,8 @@ export class Training {
   });
   readonly state = $derived.by(() => this.detail?.state ?? "recorded");
   readonly running = $derived.by(() => this.live && this.state === "running");
+  /** The images of this run among those that are here; "" where they aren't. */
+  readonly dataId = $derived.by(() => this.offer?.data.find((data) => data.id === this.detail?.data || data.title === this.detail?.data)?.id ?? "");
   readonly settings: Settings | null = $derived.by(() => this.detail?.settings ?? null);
   private readonly layers: readonly Panel[] = $derived.by(() => this.detail?.layers ?? []);
   /** Of somebody else's run it is its records that tell which layers have kernels, and that there are images. */
@@ -334,6 +336,12 @@ export class Training {
     const { id } = this;
     const run = await this.long("load", (job) => this.source.resume(id, null, false, job));
     if (run) await this.refresh(run.id);
+  }
+
+  /** The run as a file, or null where it can't be written that way. */
+  snapshot(kind: "safetensors" | "convnetjs"): Promise<Blob | null> {
+    const { id } = this;
+    return this.does("load", () => this.source.snapshot(id, kind));
   }
 
   async load(file: File, data: string): Promise<boolean> {
