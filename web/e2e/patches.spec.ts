@@ -255,7 +255,8 @@ test("the gallery: by keyboard, by address, few nodes, each picture its own", as
   await page.keyboard.press("[");
   await page.keyboard.press("Escape");
   await painted(page, "top_patches|mixtures");
-  await page.goBack();
+  // The address follows a moment after the page.
+  await expect.poll(() => page.evaluate(() => location.hash)).not.toContain("tab=gallery");
   await page.goBack();
   await expect(page.locator("canvas[data-wall]")).toBeVisible();
 });
