@@ -1,0 +1,1 @@
+"""Attribution: what in this image drove a unit, a class score or a loss."""

@@ -1,0 +1,1 @@
+"""Evidence: whether a map of importance says what it seems to say."""

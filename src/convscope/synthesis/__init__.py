@@ -1,0 +1,1 @@
+"""Synthesis: images made to please a unit, or to reproduce a code, and the natural ones beside them."""
