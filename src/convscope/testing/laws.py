@@ -106,8 +106,9 @@ def accepts(subject: Subject) -> bool:
 
 def targets(method: Method, network: Network) -> Iterator[str]:
     """Every layer of a network, a unit and a neuron in the middle of each: whatever the method can look at."""
-    if method.target == "network":
+    if method.target in ("network", "objective"):
         yield ""
+    if method.target == "network":
         return
     for layer in network.layers:
         if method.target == "layer":
@@ -226,7 +227,8 @@ def the_view_says_what_it_shows(subject: Subject) -> None:
         assert name in view.meta, f"meta has no {name}"
     assert all(isinstance(warning, str) for warning in view.meta["warnings"]), "a warning isn't text"
     for name, array in view.arrays.items():
-        assert array.dtype in (np.float32, np.int32), f"{name} is {array.dtype}, not float32 or int32"
+        allowed = (np.float32, np.int32, np.uint8)  # uint8 holds pictures
+        assert array.dtype in allowed, f"{name} is {array.dtype}, not float32, int32 or uint8"
         if array.dtype == np.float32:
             _within(name, array, view.meta["ranges"][name])
 
