@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convscope._version import __version__
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from convscope.network.layer import Layer
     from convscope.network.network import Network
 
-TargetKind = Literal["unit", "layer", "network"]
-Need = Literal["images", "labels"]
+TargetKind = Literal["unit", "layer", "network", "objective"]
+Need = Literal["images", "labels", "study"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Parameter:
                 ) from error
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        if isinstance(value, float) and not isfinite(value):
+            raise ConvscopeError(f"{value} isn't a finite number", where=where, next_step=self.help)
         # A callable is allowed where text is: an objective of the user's own, in the library only.
         if not isinstance(value, self.type) and not (self.type is str and callable(value)):
             raise ConvscopeError(f"{value!r} isn't a {self.type.__name__}", where=where, next_step=self.help)
@@ -104,7 +107,8 @@ class Method(ABC):
     """Base of every method; subclasses are final.
 
     ``target`` is the coarsest thing it can look at: a "layer" method also takes a unit of a layer, a "unit" method
-    takes units only, a "network" method takes no target.
+    takes units only, a "network" method takes no target. An "objective" method takes a unit, or no target: then its
+    parameter ``objective`` says what it looks at.
     """
 
     name: ClassVar[str]
@@ -116,6 +120,9 @@ class Method(ABC):
     caveat: ClassVar[str] = ""
     # Whether a store should keep its Views: not where they are only read off what the store holds already.
     kept: ClassVar[bool] = True
+    # Whether it may take minutes. It then reports at least every second, with nothing of its own left on the module
+    # while it does, so that whoever runs it can let others use the network in between.
+    long: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for declared in self.parameters():
@@ -174,6 +181,8 @@ class Method(ABC):
             if text:
                 raise ConvscopeError(f"{self.name} looks at the whole network", next_step=f"leave out {text!r}")
             return Target()
+        if not text and self.target == "objective":
+            return Target()
         if not text:
             raise ConvscopeError(
                 f"{self.name} needs a target",
@@ -181,13 +190,24 @@ class Method(ABC):
             )
         layer_name, channel, position = split_address(text)
         layer = network.layer(layer_name)
-        if channel is None and self.target == "unit":
+        if channel is None and self.target in ("unit", "objective"):
             raise ConvscopeError(
                 f"{self.name} looks at one unit", where=text, next_step=f"add a channel, like {text}:0"
             )
         if channel is not None:
             layer.check_unit(channel, position)
+        if self.target == "objective":
+            self._check_one_objective(text)
         return Target(layer, channel, position)
+
+    def _check_one_objective(self, target: str) -> None:
+        asked = {each.name: each.default for each in self.parameters()}.get("objective")
+        given = getattr(self, "objective", asked)
+        if given != asked:
+            raise ConvscopeError(
+                f"{self.name} explains one thing, but was given the unit {target} and the objective {given}",
+                next_step="leave one of them out",
+            )
 
     def run(self, network: Network, target: str | Unit = "", images: ImagesLike | None = None) -> View:
         """Compute the View. ``images``: an ImageSet, a Batch, or a tensor ``[image, channel, row, column]``."""
@@ -197,6 +217,9 @@ class Method(ABC):
             raise ConvscopeError(f"{self.name} needs images", next_step="pass images=, or --images on the command line")
         if "labels" in self.needs and (batch is None or None in batch.labels):
             raise ConvscopeError(f"{self.name} needs a label for every image", next_step="use one folder per class")
+        refusal = self.refusal(network, resolved)
+        if refusal is not None:
+            raise refusal
         view = self.compute(network, resolved, batch)
         call = Written(
             network.source,
@@ -212,6 +235,10 @@ class Method(ABC):
             "command": call.command(),
         }
         return View(view.kind, view.arrays, view.axes, meta, self.recipe(network, target, batch))
+
+    def refusal(self, network: Network, target: Target) -> ConvscopeError | None:  # noqa: ARG002 - for subclasses
+        """Why this can't be computed, as far as that is known without any computing; None if nothing is known."""
+        return None
 
     @abstractmethod
     def compute(self, network: Network, target: Target, batch: Batch | None) -> View:
@@ -273,6 +300,8 @@ def describe(cls: type[Method]) -> dict[str, Any]:
         "needs": list(cls.needs),
         "formula": cls.formula,
         "caveat": cls.caveat,
+        "long": cls.long,
+        "class_sensitive": getattr(cls, "class_sensitive", None),
         "parameters": [
             {
                 "name": each.name,
