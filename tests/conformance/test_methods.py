@@ -97,6 +97,19 @@ def _top_patches(network: Network) -> None:
     assert view["mean"].tolist() == [pytest.approx(0.5, abs=1e-5), 0]
 
 
+def _gradient(network: Network) -> None:
+    # Every one of 7 × 5 places sends 1/35 of the row kernel back; the column map is 0, where ReLU passes nothing.
+    view = network.view("gradient", images=ramp(), objective="score:0")
+    expected = np.outer([-1, -1, 0, 0, 0, 0, 0, 1, 1], [1, 3, 4, 4, 4, 3, 1]) / 35
+    assert np.allclose(view["attribution"][0, 0], expected)
+    assert np.allclose(view["map"][0], expected)
+    assert view.meta["values"] == [8]
+    # Of equal places the first: its kernel, where it lies.
+    view = network.view("gradient", "relu:0", ramp())
+    assert view["place"].tolist() == [[0, 0]]
+    assert np.array_equal(view["attribution"][0, 0, :3, :3], SOBEL)
+
+
 @dataclass(frozen=True)
 class Row:
     """What conformance knows of one method; ``mined``: it is read from a study, which is made first."""
@@ -117,6 +130,7 @@ ROWS = {
     "convolution": Row(_convolution),
     "predictions": Row(_predictions, [{}, {"top": 2, "explain_class": 1}]),
     "top_patches": Row(_top_patches, [{}, {"ranks": 1}], mined=True),
+    "gradient": Row(_gradient, [{}, {"seed": "map", "times_input": True}, {"seed": "mean", "reduce": "maximum"}]),
 }
 VARIANTS = [(name, parameters) for name, row in ROWS.items() for parameters in row.parameters]
 

@@ -136,7 +136,12 @@ def _help(method: type[Method]) -> str:
 
 
 def _example_target(method: type[Method]) -> str:
-    return {"network": "", "layer": " stem.convolution", "unit": " stem.convolution:3"}[method.target]
+    return {
+        "network": "",
+        "layer": " stem.convolution",
+        "unit": " stem.convolution:3",
+        "objective": " stem.convolution:3",
+    }[method.target]
 
 
 def _example_images(method: type[Method]) -> str:

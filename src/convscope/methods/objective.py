@@ -136,20 +136,26 @@ class BoundObjective:
         """A function of one's own sees all images at once: its value need not be a sum over images."""
         return self.objective.kind == "function"
 
-    def values(self, network: Network, trace: Trace, output: Any, batch: Batch) -> tuple[torch.Tensor, list[int]]:
+    def values(
+        self, network: Network, trace: Trace, output: Any, batch: Batch, classes: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, list[int]]:
         """One value per image (one in all for a function), and the class each is about (empty for units and
-        functions).
+        functions). ``classes`` ``[image]`` where they are decided already, and not by these scores.
         """
         if self.unit is not None:
             return self._unit_values(network, trace), []
         scores = network.scores(output)
         if self.objective.function is not None:
             return self._function_value(self.objective.function, scores, batch), []
-        labels = self._labels(scores, batch)
+        labels = self._labels(scores, batch) if classes is None else classes.to(scores.device)
         if self.objective.kind == "score":
             return scores.gather(1, labels[:, None])[:, 0], labels.tolist()
         # In double: where the softmax is sure, 1 - p is lost in float32 and the gradient would be exactly zero.
         return F.nll_loss(log_probabilities(scores.double()), labels, reduction="none"), labels.tolist()
+
+    def labels(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        """The class that each image's value is about; None for units and functions."""
+        return None if self.objective.kind in ("unit", "function") else self._labels(scores, batch)
 
     def _labels(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
         if self.classes is not None:

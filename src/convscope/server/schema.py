@@ -91,7 +91,7 @@ class Method(Model):
     title: str
     summary: str
     papers: list[str]
-    target: Literal["unit", "layer", "network"]
+    target: Literal["unit", "layer", "network", "objective"]
     needs: list[Literal["images", "labels"]]
     formula: str
     caveat: str
