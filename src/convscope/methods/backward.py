@@ -47,9 +47,14 @@ def multiplications(network: Network) -> int:
     return total
 
 
+def mini_batch_size(network: Network) -> int:
+    """How many images go through the network at once."""
+    return max(1, min(_LARGEST_MINI_BATCH, int(_WORK / max(1, multiplications(network)))))
+
+
 def mini_batches(network: Network, batch: Batch, message: str, size: int = 0) -> Iterator[tuple[int, int, Batch]]:
     """Cut images into runs (start, stop, batch), telling the watcher before each and at the end."""
-    step = size or max(1, min(_LARGEST_MINI_BATCH, int(_WORK / max(1, multiplications(network)))))
+    step = size or mini_batch_size(network)
     for start in range(0, len(batch), step):
         report(start, len(batch), message)
         stop = min(start + step, len(batch))
