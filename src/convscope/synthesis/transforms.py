@@ -39,6 +39,12 @@ class Draws:
     def __len__(self) -> int:
         return len(self._generators)
 
+    def selected(self, indices: Sequence[int]) -> Draws:
+        """Those of some of the images, going on where they are."""
+        chosen = Draws([])
+        chosen._generators = [self._generators[index] for index in indices]
+        return chosen
+
     def uniform(self, low: float, high: float) -> Float[torch.Tensor, " image"]:
         """One number of ``low`` … ``high`` for each image, float64."""
         return (
