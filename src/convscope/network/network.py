@@ -101,6 +101,12 @@ class Network:
         )
         return cls(module, preprocessing, name=name, source=source, class_names=class_names, output=output)
 
+    def with_module(self, module: nn.Module) -> Network:
+        """The same preprocessing, names and output over another module, such as a copy whose weights are changed."""
+        return Network(
+            module, self.preprocessing, name=self.name, class_names=self.class_names, output=self._wanted_output
+        )
+
     def __repr__(self) -> str:
         rows, columns = self.image_size
         return f"Network({self.name}: {self.channels} × {rows} × {columns}, {self.parameters:,} parameters)"
