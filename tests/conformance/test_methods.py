@@ -110,6 +110,87 @@ def _gradient(network: Network) -> None:
     assert np.array_equal(view["attribution"][0, 0, :3, :3], SOBEL)
 
 
+def _rectified(name: str) -> Callable[[Network], None]:
+    """Both rules on what the gradient is on `edges`, and where they part from it."""
+
+    def answer(network: Network) -> None:
+        # Score 0 takes the column map with a minus: the rules send none of that on, closed gate or not.
+        expected = np.outer([-1, -1, 0, 0, 0, 0, 0, 1, 1], [1, 3, 4, 4, 4, 3, 1]) / 35
+        view = network.view(name, images=ramp(), objective="score:0")
+        assert np.allclose(view["attribution"][0, 0], expected)
+        # Score 1 takes the column map with a plus, but it is 0 everywhere: only deconvnet ignores the closed gate.
+        view = network.view(name, images=ramp(), objective="score:1")
+        across = np.outer([1, 3, 4, 4, 4, 4, 4, 3, 1], [-1, -1, 0, 0, 0, 1, 1]) / 35
+        assert np.allclose(view["attribution"][0, 0], across if name == "deconvnet" else 0, atol=1e-7)
+        assert "Not class-sensitive" in view.meta["badge"]
+
+    return answer
+
+
+def _integrated_gradients(network: Network) -> None:
+    # From black to the ramp the row map grows evenly and the column map stays 0: the gradient is the same all the way.
+    view = network.view("integrated_gradients", images=ramp(), objective="score:0")
+    expected = np.outer([-1, -1, 0, 0, 0, 0, 0, 1, 1], [1, 3, 4, 4, 4, 3, 1]) / 35
+    assert np.allclose(view["attribution"][0, 0], expected * np.arange(9)[:, None], atol=1e-6)
+    assert view["baseline_objective"].tolist() == [0]
+    assert view["attribution"].sum() == pytest.approx(8)
+    assert view["completeness_error"][0] < 1e-6
+
+
+def _smoothgrad(network: Network) -> None:
+    # Noise too small to close a gate of the row map; and none at all is the gradient.
+    for noise in (0.0, 1e-3):
+        view = network.view("smoothgrad", "relu:0:2,3", ramp(), noise=noise, samples=3)
+        assert np.allclose(view["attribution"][0, 0, 2:5, 3:6], SOBEL, atol=1e-6)
+    squared = network.view("smoothgrad", "relu:0:2,3", ramp(), noise=1e-3, squared=True)
+    assert np.allclose(squared["attribution"][0, 0, 2:5, 3:6], SOBEL**2, atol=1e-6)
+    assert not squared.meta["signed"]
+
+
+def _sanity_checks(network: Network) -> None:
+    view = network.view("sanity_checks", images=ramp(), objective="score:0", steps=2, fills="mean")
+    assert view.meta["stages"] == ["original", "linear", "convolution and later"]
+    rows, columns = [-1, -1, 0, 0, 0, 0, 0, 1, 1], [1, 3, 4, 4, 4, 3, 1]
+    assert np.allclose(view["randomized"][0, 0], np.outer(rows, columns) / 35)  # Sobel's kernel at all 35 positions
+    assert view["spearman"][0].tolist() == view["ssim"][0].tolist() == [1]
+    # The scores of the image are 8, -7.75 and 3.5; with all of it of one color the maps are 0, and the biases are left.
+    image, nothing = (np.exp(scores[0]) / np.exp(scores).sum() for scores in ([8, -7.75, 3.5], [0, 0.25, -0.5]))
+    assert np.allclose(view["deletion"][:, 0, [0, 2]], [image, nothing])
+    assert np.allclose(view["insertion"][:, 0, [0, 2]], [nothing, image])
+
+
+def _grad_cam(network: Network) -> None:
+    # The gradient of the mean over 35 places is 1/35 everywhere, so all three ways of weighing agree.
+    for variant in ("grad_cam", "hires_cam", "layer_cam"):
+        view = network.view("grad_cam", "relu", ramp(), objective="score:0", variant=variant)
+        assert np.allclose(view["coarse"], 8 / 35)
+        assert np.allclose(view["map"], 8 / 35)
+    assert np.allclose(network.view("grad_cam", images=ramp(), objective="score:0")["weight"], [[1 / 35, -1 / 35]])
+    assert not network.view("grad_cam", images=ramp(), objective="score:1")["map"].any()
+    against = network.view("grad_cam", images=ramp(), objective="score:1", rectify=False)
+    assert np.allclose(against["map"], -8 / 35)
+
+
+def _occlusion(network: Network) -> None:
+    # Covered as a whole, the image has no edges: scores are the biases 0, 0.25 and -0.5.
+    view = network.view("occlusion", images=ramp(), objective="score:0", window=9)
+    assert view["drop"].tolist() == [[[8]]]
+    assert (view["map"] == 8).all()
+    assert view["activity"].tolist() == [[[0]]]
+    assert view["activity_whole"].tolist() == [8 * 35]
+    assert view["unit"].tolist() == [0]
+    assert view["most_probable"].tolist() == [[[1]]]
+    assert view["probability"][0, 0, 0] == pytest.approx(1 / (1 + np.exp(0.25) + np.exp(-0.5)))
+
+
+def _layerwise_relevance(network: Network) -> None:
+    # Without biases that count, epsilon hands back exactly the score, each pixel by value times gradient.
+    view = network.view("layerwise_relevance", images=ramp(), objective="score:0", composite="epsilon", epsilon=0.0)
+    gradient = network.view("gradient", images=ramp(), objective="score:0", times_input=True)
+    assert np.allclose(view["attribution"], gradient["attribution"], atol=1e-4)
+    assert view["conservation"].tolist() == [pytest.approx(1, abs=1e-5)]
+
+
 @dataclass(frozen=True)
 class Row:
     """What conformance knows of one method; ``mined``: it is read from a study, which is made first."""
@@ -131,6 +212,24 @@ ROWS = {
     "predictions": Row(_predictions, [{}, {"top": 2, "explain_class": 1}]),
     "top_patches": Row(_top_patches, [{}, {"ranks": 1}], mined=True),
     "gradient": Row(_gradient, [{}, {"seed": "map", "times_input": True}, {"seed": "mean", "reduce": "maximum"}]),
+    "deconvnet": Row(_rectified("deconvnet"), [{}, {"seed": "map", "reduce": "norm"}]),
+    "guided_backprop": Row(_rectified("guided_backprop")),
+    "integrated_gradients": Row(
+        _integrated_gradients, [{"steps": 2}, {"steps": 1, "baseline": "blur"}, {"steps": 1, "baseline": "noise"}]
+    ),
+    "smoothgrad": Row(_smoothgrad, [{"samples": 2}, {"samples": 1, "squared": True}]),
+    "sanity_checks": Row(
+        _sanity_checks,
+        [
+            {"stages": 2, "steps": 2, "fills": "mean"},
+            {"of": "gradient", "of_parameters": '{"reduce": "norm"}', "stages": 1, "steps": 0},
+        ],
+    ),
+    "grad_cam": Row(_grad_cam, [{}, {"variant": "hires_cam", "rectify": False}, {"variant": "layer_cam"}]),
+    "occlusion": Row(_occlusion, [{"window": 4, "stride": 3}, {"fill": "image", "window": 5}, {"fill": "blur"}]),
+    "layerwise_relevance": Row(
+        _layerwise_relevance, [{}, {"composite": "epsilon_gamma_box"}, {"composite": "epsilon_alpha2_beta1"}]
+    ),
 }
 VARIANTS = [(name, parameters) for name, row in ROWS.items() for parameters in row.parameters]
 
@@ -163,15 +262,19 @@ def test_every_law_on_every_tiny_network(name, parameters, tiny, tmp_path):
                 check_method(method, network, target, images, laws=laws)
                 answered += 1
                 break
-    # Spatial gradients have nothing to say where every kernel or map is 1×1; all else answers on every network.
-    assert answered or name == "spatial_gradients"
+    # Spatial gradients have nothing to say where every kernel or map is 1×1, ReLU rules where there is no ReLU; all
+    # else answers on every network.
+    silent = {"spatial_gradients": True, "deconvnet": tiny.name == "pixels", "guided_backprop": tiny.name == "pixels"}
+    assert answered or silent.get(name, False)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_method_explains_itself(name):
     found = describe(method_class(name))
     assert found["title"]
-    assert found["title"] == found["title"][0].upper() + found["title"][1:].lower(), "sentence case"
+    first, *others = found["title"].split()
+    assert first[0].isupper(), "sentence case"
+    assert all(word == word.lower() for word in others), "sentence case"
     assert found["formula"]
     assert "\n" not in found["formula"]
     assert found["caveat"]

@@ -261,24 +261,6 @@ def test_a_relu_rule_reaches_every_spelling(rule: Any) -> None:
     torch.testing.assert_close(output["scores"].detach(), scores.detach(), rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize(
-    "other", [nn.SiLU(), nn.ReLU6(), nn.GELU(), nn.LeakyReLU()], ids=lambda each: type(each).__name__
-)
-def test_a_relu_rule_is_refused_where_it_has_no_meaning(other: nn.Module) -> None:
-    module = nn.Sequential(nn.Conv2d(1, 2, 3), other, nn.Conv2d(2, 2, 3), nn.ReLU())
-    with (
-        Trace(module, ["0"], gradients=True, relu_rule="guided") as trace,
-        pytest.raises(Refused, match="rectifies with"),
-    ):
-        trace.run(torch.ones(1, 1, 8, 8))
-
-
-def test_a_relu_rule_without_any_relu_is_refused() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh())
-    with Trace(module, ["0"], gradients=True, relu_rule="deconvnet") as trace, pytest.raises(Refused, match="no ReLU"):
-        trace.run(torch.ones(1, 1, 8, 8))
-
-
 class Untrainable(nn.Module):
     """Adds in place to what ReLU's own gradient needs."""
 

@@ -52,6 +52,13 @@ def mini_batch_size(network: Network) -> int:
     return max(1, min(_LARGEST_MINI_BATCH, int(_WORK / max(1, multiplications(network)))))
 
 
+def images_per_pass(network: Network) -> int:
+    """How many images a forward and backward pass takes at a time: enough to keep the cores busy, few enough that a
+    pass ends soon and its maps fit where memory is fast.
+    """
+    return max(1, min(_LARGEST_MINI_BATCH, int(_WORK / max(1, multiplications(network)))))
+
+
 def mini_batches(network: Network, batch: Batch, message: str, size: int = 0) -> Iterator[tuple[int, int, Batch]]:
     """Cut images into runs (start, stop, batch), telling the watcher before each and at the end."""
     step = size or mini_batch_size(network)

@@ -23,7 +23,8 @@ from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
 from convscope.trace.call import Call, Observer, Operation, first_tensor, function_name, is_call
 from convscope.trace.kept import Kept
 from convscope.trace.module_state import evaluation_mode
-from convscope.trace.relu_rule import OTHER_RECTIFIERS, RELU, ReluRule, RuledRelu
+from convscope.trace.relu_rule import ReluRule, RuleMode
+from convscope.trace.upstream import check_relu_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,7 +55,8 @@ class Trace:
     (torch.Size([1, 2, 3, 3]), torch.Size([1, 2, 3, 3]))
 
     ``layers`` are call addresses. ``inputs`` also keeps what the kernel of each convolution or linear call was applied
-    to. ``relu_rule`` replaces the backward pass of every exact ReLU, in whichever way the network spells it.
+    to. ``relu_rule`` replaces the backward pass of every ReLU, in whichever way the network spells it; where something
+    else rectifies between the images and what is differentiated, or nothing does, ``gradients`` refuses.
     ``overwritten`` names the calls whose output something later writes over in place; only these are cloned. Leave it
     None to clone everything. A name missing from it is noticed and answered by a second run, never by a wrong value.
     ``consume`` is handed each call's address and output as soon as it is there, in place of keeping it: then any number
@@ -131,13 +133,16 @@ class Trace:
         """What the kernel of a convolution or linear call was applied to (padding of its own already added)."""
         return self._found(self._inputs, address).value
 
-    def gradients(self, scalar: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    def gradients(self, scalar: Tensor, layers: Sequence[str], *, again: bool = True) -> dict[str, Tensor]:
         """The gradient of a scalar with respect to each call's output, shaped like it; zeros where independent.
 
-        The address "input" stands for the images.
+        The address "input" stands for the images. ``again=False`` lets go of the graph on the way: it takes less
+        memory, but no further gradients can be asked for.
         """
         if self._block is None:
             raise ConvscopeError("gradients are gone once the block has ended", next_step="ask inside the with block")
+        if self._relu_rule is not None and self._image is not None:
+            check_relu_rule(self._relu_rule, scalar, self._image)
         if not scalar.requires_grad:
             return {name: torch.zeros_like(self._value(name)) for name in layers}
         places: list[Any] = []
@@ -146,7 +151,7 @@ class Trace:
             places.append(self._image if kept is None else kept.place())
         constant = [isinstance(place, Tensor) and not place.requires_grad for place in places]
         wanted = [place for place, fixed in zip(places, constant, strict=True) if not fixed]
-        found = iter(_gradients(scalar, wanted))
+        found = iter(_gradients(scalar, wanted, again))
         result: dict[str, Tensor] = {}
         for name, fixed in zip(layers, constant, strict=True):
             gradient = None if fixed else next(found)
@@ -186,7 +191,6 @@ class Trace:
                 f"the forward pass made no call {missing[0]!r}",
                 next_step=suggest(missing[0], recorder.counts) or "list the calls with `convscope layers`",
             )
-        recorder.check_relu_rule(self._relu_rule)
         return output
 
     def _value(self, name: str) -> Tensor:
@@ -199,11 +203,11 @@ class Trace:
         return kept[address]
 
 
-def _gradients(scalar: Tensor, places: list[Any]) -> tuple[Tensor | None, ...]:
+def _gradients(scalar: Tensor, places: list[Any], again: bool) -> tuple[Tensor | None, ...]:
     if not places:
         return ()
     try:
-        return torch.autograd.grad(scalar, places, allow_unused=True, retain_graph=True)
+        return torch.autograd.grad(scalar, places, allow_unused=True, retain_graph=again)
     except RuntimeError as error:
         if "inplace operation" not in str(error):
             raise
@@ -225,8 +229,6 @@ class _Recorder:
         self.order = 0
         self.waiting = set(trace.layers)
         self.paths = trace.paths
-        self.relus = 0
-        self.other_rectifiers: Counter[str] = Counter()
 
     def all_kept(self) -> list[Kept]:
         return [*self.trace._kept.values(), *self.trace._inputs.values()]
@@ -236,7 +238,7 @@ class _Recorder:
         trace = self.trace
         known = set(self.paths.values())
         functional = any(re.sub(r"@\d+$", "", name) not in known for name in trace.layers)
-        everything = functional or trace._with_inputs or trace._relu_rule is not None or trace._observer is not None
+        everything = functional or trace._with_inputs or trace._observer is not None
         wanted = {re.sub(r"@\d+$", "", name) for name in trace.layers}
         for module, path in self.paths.items():
             if path and (everything or path in wanted):
@@ -246,6 +248,9 @@ class _Recorder:
                 stack.callback(after.remove)
         if trace._observer is not None:
             stack.enter_context(_ElementaryMode(trace._observer))
+        if trace._relu_rule is not None:
+            # Below the recorder's own mode, which then sees a ruled ReLU as the call that it is.
+            stack.enter_context(RuleMode(trace._relu_rule))
         if everything:
             stack.enter_context(_FunctionMode(self))
 
@@ -308,25 +313,22 @@ class _Recorder:
         folded = inside is not None and type(inside.module).__module__.startswith("torch.nn.modules")
         if name in KERNEL_FUNCTIONS and folded and inside is not None:
             self._kernel(inside, name, arguments, options)
-        if name in OTHER_RECTIFIERS or name.rstrip("_") in OTHER_RECTIFIERS:
-            self.other_rectifiers[name.rstrip("_")] += 1
-        run = self._rule(function, name)
         if folded or name in _SILENT or name == "__get__" or not name:
-            return run(*arguments, **options)
+            return function(*arguments, **options)
         # torch's words carry underscores for in-place and operator forms: add_, __iadd__, __radd__ are all "add".
         versions = [(a, a._version) for a in tree_leaves((arguments, options)) if isinstance(a, Tensor)]
         output = None
         path = self._function_path(inside, function_name(name))
         if name in KERNEL_FUNCTIONS or self.trace._observer is not None:
-            return self._observed(run, path, name, arguments, options, versions)
-        output = run(*arguments, **options)
+            return self._observed(function, path, name, arguments, options, versions)
+        output = function(*arguments, **options)
         if is_call(output, versions):
             self._end(self._begin(path, function_name(name), "function", None, arguments, options), output)
         return output
 
     def _observed(
         self,
-        run: Callable[..., Any],
+        function: Callable[..., Any],
         path: str,
         name: str,
         arguments: tuple[Any, ...],
@@ -338,7 +340,7 @@ class _Recorder:
         call = self._begin(path, function_name(name), "function", None, arguments, options)
         if name in KERNEL_FUNCTIONS:
             self._kernel(call, name, arguments, options)
-        output = run(*arguments, **options)
+        output = function(*arguments, **options)
         if is_call(output, versions):
             self._end(call, output)
         else:
@@ -358,33 +360,6 @@ class _Recorder:
         # A child module of that name has the better claim to the path.
         own = f"{name}_function" if name in dict(owner.named_children()) else name
         return f"{inside.path}.{own}" if inside is not None else own
-
-    def _rule(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        if name not in RELU:
-            return function
-        self.relus += 1
-        rule = self.trace._relu_rule
-        if rule is None:
-            return function
-
-        def ruled(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002 - torch's own argument name
-            output: Tensor = RuledRelu.apply(input, rule)  # type: ignore[no-untyped-call]
-            return input.copy_(output) if inplace or name == "relu_" else output
-
-        return ruled
-
-    def check_relu_rule(self, rule: ReluRule | None) -> None:
-        """A rule that met no exact ReLU, or other rectifiers beside it, would be the plain gradient in disguise."""
-        if rule is None:
-            return
-        if self.other_rectifiers:
-            names = ", ".join(sorted(self.other_rectifiers))
-            raise Refused(
-                f"the {rule} rule is defined for ReLU; this network also rectifies with {names}",
-                next_step="use the plain gradient",
-            )
-        if self.relus == 0:
-            raise Refused(f"the {rule} rule met no ReLU in this network", next_step="use the plain gradient")
 
 
 class _FunctionMode(TorchFunctionMode):

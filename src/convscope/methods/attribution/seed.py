@@ -179,7 +179,7 @@ class BoundSeed:
             output = trace.run(batch.tensor, stop=not self.needs_output)
             chosen = self.fixed(self.choose(network, trace, output, batch))
             values, labels = chosen.values(network, trace, output, batch)
-            gradient = trace.gradients(values.sum(), ["input"])["input"]
+            gradient = trace.gradients(values.sum(), ["input"], again=False)["input"]
         return Explained(values.detach(), labels, chosen.choice or Choice(), gradient)
 
     def meta(self, values: list[float], labels: list[int], images: int) -> dict[str, Any]:

@@ -1,0 +1,179 @@
+"""Integrated gradients: what each pixel adds on the straight way from a baseline image to this one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from convscope.methods.attribution.attribution import AXES, Attributed, Attribution, Told, each_image, nobody, places
+from convscope.methods.attribution.seed import changed
+from convscope.methods.backward import images_per_pass
+from convscope.methods.base import parameter
+
+if TYPE_CHECKING:
+    from convscope.methods.attribution.seed import BoundSeed
+    from convscope.network.batch import Batch
+    from convscope.network.network import Network
+    from convscope.view import Array
+
+BASELINES = ("black", "white", "mean", "blur", "noise")
+LARGEST_ERROR = 0.01
+_BLUR = 10  # the blurred image's standard deviation is the shorter side divided by this
+
+
+@dataclass(frozen=True)
+class IntegratedGradients(Attribution):
+    """What each pixel adds to the objective on the straight way from a baseline, an image that stands for nothing, to
+    this image: the difference times the mean gradient on the way (Sundararajan et al.). Summed over all pixels it is
+    the objective here minus the objective at the baseline; by how much a sum of ``steps`` terms misses that is
+    reported. The class and the place in a unit's map are those of the image itself.
+
+    Arrays: ``attribution`` [image, channel, row, column], in objective; ``map`` [image, row, column], its channels
+    reduced; ``picture`` [image, row, column, color], what the network saw, 0 to 255; ``place`` [image, coordinate], the
+    row and column in the unit's map that is explained, -1 where it is no single place; ``baseline_objective`` [image];
+    ``completeness_error`` [image], |sum of the attribution - difference of the objectives| / |that difference|, 0 where
+    only rounding is left.
+
+    The terms are Gauss-Legendre nodes, which for smooth functions need far fewer than equal steps do.
+
+    Misleads when: the baseline is forgotten. A black baseline can't attribute anything to black pixels; every baseline
+    has its own blind spot, so compare several.
+    """
+
+    name: ClassVar[str] = "integrated_gradients"
+    title: ClassVar[str] = "Integrated gradients"
+    papers: ClassVar[tuple[str, ...]] = ("sundararajan2017axiomatic", "sturmfels2020visualizing")
+    formula: ClassVar[str] = "A[c, p] = (x − x₀)[c, p] · ∫₀¹ ∂objective / ∂x[c, p] at x₀ + t · (x − x₀) dt"
+    caveat: ClassVar[str] = (
+        "Always against a baseline: pixels that look like it (black ones, with black) get nothing, however much they "
+        "matter. Compare several."
+    )
+    long: ClassVar[bool] = True
+
+    steps: int = parameter(50, "how many images on the way the gradient is taken at", minimum=1, maximum=10_000)
+    baseline: str = parameter(
+        "black",
+        "what stands for nothing: black, white, mean (prepared value 0), blur (of the image), noise (random pixels)",
+        choices=BASELINES,
+    )
+    noise_seed: int = parameter(0, "which random pixels, for the baseline noise", minimum=0, maximum=2**31 - 1)
+
+    def attribute(self, network: Network, bound: BoundSeed, batch: Batch, told: Told = nobody) -> Attributed:
+        """A forward and backward pass at every step, some at a time."""
+        images = batch.tensor
+        start = baseline_images(network, images, self.baseline, self.noise_seed)
+        there = bound.measure(network, batch)
+        fixed = bound.fixed(there.choice)
+        values = fixed.measure(network, changed(batch, start)).values
+        difference = images - start
+        mean = self._mean_gradient(network, fixed, batch, start, difference, told)
+        attribution = difference * mean
+        error = _error(attribution, there.values - values)
+        return Attributed(
+            attribution.to("cpu", torch.float32),
+            each_image(there.values, len(batch)),
+            there.labels,
+            {
+                "place": places(there.choice, len(batch)),
+                "baseline_objective": np.array(each_image(values, len(batch)), np.float32),
+                "completeness_error": error,
+            },
+            {"place": AXES["place"], "baseline_objective": ("image",), "completeness_error": ("image",)},
+            _incomplete(error, self.steps),
+            {"steps": self.steps, "baseline": self.baseline},
+        )
+
+    def _mean_gradient(
+        self,
+        network: Network,
+        fixed: BoundSeed,
+        batch: Batch,
+        start: torch.Tensor,
+        difference: torch.Tensor,
+        told: Told,
+    ) -> torch.Tensor:
+        nodes, weights = (torch.from_numpy(each).to(start) for each in nodes_and_weights(self.steps))
+        total = torch.zeros_like(start)
+        at_once = 1 if fixed.whole_batch else max(1, images_per_pass(network) // len(batch))
+        for first in range(0, self.steps, at_once):
+            told(first, self.steps)
+            some = slice(first, min(first + at_once, self.steps))
+            count = some.stop - some.start
+            on_the_way = torch.addcmul(start[:, None], difference[:, None], nodes[None, some, None, None, None])
+            found = fixed.repeated(count).differentiate(network, changed(batch, on_the_way.flatten(0, 1)))
+            gradient = found.gradient.unflatten(0, (len(start), count))
+            total += torch.matmul(weights[some], gradient.flatten(2)).view_as(total)
+        told(self.steps, self.steps)
+        return total
+
+
+def nodes_and_weights(steps: int) -> tuple[Array, Array]:
+    """Gauss-Legendre on [0, 1], in float64: exact for polynomials up to degree 2 · steps - 1.
+
+    >>> nodes, weights = nodes_and_weights(2)
+    >>> round(float((weights * nodes**3).sum()), 12)
+    0.25
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return (nodes + 1) / 2, weights / 2
+
+
+def baseline_images(network: Network, images: torch.Tensor, baseline: str, noise_seed: int = 0) -> torch.Tensor:
+    """For each prepared image the one that stands for nothing, prepared too, ``[image, channel, row, column]``.
+
+    black, white: pixels of 0 or 255; mean: the prepared value 0, which is the mean color of the images that the
+    network was made for, where its preprocessing knows it; blur: the image itself, blurred by a tenth of its shorter
+    side; noise: uniformly random pixels, the same for every image.
+    """
+    if baseline == "mean":
+        return torch.zeros_like(images)
+    if baseline == "blur":
+        return _blurred(images, min(images.shape[2:]) / _BLUR)
+    how = network.preprocessing
+    mean, std = (torch.tensor(each, dtype=torch.float64)[:, None, None] for each in (how.mean, how.std))
+    if baseline == "noise":
+        generator = torch.Generator().manual_seed(noise_seed)
+        pixels = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
+    else:
+        pixels = torch.full(images.shape[1:], 0.0 if baseline == "black" else 1.0, dtype=torch.float64)
+    return ((pixels * how.scale - mean) / std).to(images).expand_as(images).contiguous()
+
+
+def _blurred(images: torch.Tensor, deviation: float) -> torch.Tensor:
+    """Gaussian blur; beyond the border the border's own pixels go on."""
+    reach = max(1, int(3 * deviation + 0.5))
+    places = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    kernel = (-(places**2) / (2 * deviation**2)).exp()
+    kernel = (kernel / kernel.sum()).to(images)
+    planes = images.flatten(0, 1)[:, None]
+    rows = F.conv2d(F.pad(planes, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])
+    both = F.conv2d(F.pad(rows, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None, :])
+    return both.reshape(images.shape)
+
+
+def _error(attribution: torch.Tensor, difference: torch.Tensor) -> Array:
+    """How far each image's sum is from the objective's difference; over all together for a function of one's own."""
+    values = attribution.detach().double().flatten(1).cpu()
+    expected = difference.detach().double().cpu()
+    if len(expected) != len(values):
+        values = values.reshape(1, -1)
+    # What float32 itself rounds away is no error of the sum.
+    rounding = 8 * torch.finfo(torch.float32).eps * values.abs().sum(dim=1)
+    missed = ((values.sum(dim=1) - expected).abs() - rounding).clamp(min=0)
+    error = torch.where(missed == 0, missed, missed / expected.abs()).expand(len(attribution))
+    found: Array = error.numpy().astype(np.float32)
+    return found
+
+
+def _incomplete(error: Array, steps: int) -> tuple[str, ...]:
+    worst = float(error.max())
+    if worst <= LARGEST_ERROR:
+        return ()
+    return (
+        f"{steps} steps aren't enough here: what the pixels add up to misses the objective's difference by more than "
+        f"{LARGEST_ERROR:.0%} in some images (see completeness_error).",
+    )
