@@ -216,10 +216,10 @@ PRESETS: dict[str, Preset] = {
             copies=4,
             size=2.0,
         ),
-        _yosinski(1, 500, (Blur(0.5, 4), ClipSmallNorm(50)), 100.0, "progress:2"),
-        _yosinski(2, 750, (Decay(0.3), ClipSmallNorm(20)), 100.0),
+        _yosinski(1, 500, (Blur(0.5, 4), ClipSmallNorm(50.0)), 100.0, "progress:2"),
+        _yosinski(2, 750, (Decay(0.3), ClipSmallNorm(20.0)), 100.0),
         _yosinski(3, 1000, (Decay(0.0001), Blur(1.0, 4)), 100.0),
-        _yosinski(4, 1000, (Blur(0.5, 4), ClipSmallContribution(90)), 1e8, "progress:2"),
+        _yosinski(4, 1000, (Blur(0.5, 4), ClipSmallContribution(90.0)), 1e8, "progress:2"),
         Preset(
             name="pixels",
             title="Plain gradient ascent on pixels",

@@ -99,7 +99,7 @@ def parse_regularizers(text: str) -> tuple[tuple[Penalty, ...], tuple[Projection
         try:
             first, *more = (_at_least(float(each), 0.0) for each in value.split("/"))
             found = _regularizer(name, first, more)
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ConvscopeError(
                 f"{part[:80]!r} isn't a regularizer", where=text[:200], next_step=f"write {REGULARIZERS_HELP}"
             ) from error
@@ -125,7 +125,9 @@ def _regularizer(name: str, first: float, more: list[float]) -> Penalty | Projec
 
 
 def _whole(text: str) -> int:
-    return int(_at_least(int(text), 0))
+    if not text.isdecimal():
+        raise ValueError(text)
+    return int(text)
 
 
 def _at_least(number: float, least: float) -> float:

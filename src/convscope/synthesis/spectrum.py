@@ -145,7 +145,7 @@ class ImageStatistics:
 
 def _resized(
     pixels: Float[torch.Tensor, "image channel row column"], size: tuple[int, int]
-) -> Float[torch.Tensor, "image channel row column"]:
+) -> Float[torch.Tensor, "image channel new_row new_column"]:
     if tuple(pixels.shape[2:]) == size:
         return pixels
     return F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)

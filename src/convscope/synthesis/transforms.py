@@ -29,7 +29,7 @@ _GRAY = 0.5
 class Draws:
     """Random numbers for each image of a batch, from a generator of its own; torch's global state stays untouched.
 
-    >>> Draws([1, 2]).uniform(0, 1)[1] == Draws([5, 2]).uniform(0, 1)[1]
+    >>> Draws([1, 2]).uniform(0.0, 1.0)[1] == Draws([5, 2]).uniform(0.0, 1.0)[1]
     tensor(True)
     """
 
@@ -74,8 +74,8 @@ class Window:
     from the picture's center, in pixels, float64.
     """
 
-    rows: float
-    columns: float
+    rows: int
+    columns: int
     linear: Float[torch.Tensor, "image 2 2"]
     shift: Float[torch.Tensor, "image 2"]
     fill: Fill = "gray"
@@ -126,7 +126,7 @@ class Jitter(Transform):
     def apply(self, window: Window, draws: Draws, progress: float) -> Window:  # noqa: ARG002 - the same throughout
         """A smaller window, moved by 0 … ``amount`` from the upper left corner."""
         if min(window.rows, window.columns) <= self.amount:
-            raise ConvscopeError(f"a jitter of {self.amount} leaves nothing of {window.rows:g} × {window.columns:g}")
+            raise ConvscopeError(f"a jitter of {self.amount} leaves nothing of {window.rows} × {window.columns}")
         corner = torch.stack([draws.integers(0, self.amount), draws.integers(0, self.amount)], dim=1)
         smaller = replace(window, rows=window.rows - self.amount, columns=window.columns - self.amount)
         return smaller.moved(corner - self.amount / 2)
@@ -231,7 +231,7 @@ def look(
     pixels: Float[torch.Tensor, "image channel row column"], window: Window
 ) -> Float[torch.Tensor, "image channel seen_row seen_column"]:
     """The window's view of each picture: sliced where it moves by whole pixels only, else bilinearly interpolated."""
-    rows, columns = round(window.rows), round(window.columns)
+    rows, columns = window.rows, window.columns
     corner = _whole_corner(window, (int(pixels.shape[2]), int(pixels.shape[3])), (rows, columns))
     if corner is not None:
         return _sliced(pixels, corner, (rows, columns), window.fill)
