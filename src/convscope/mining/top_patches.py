@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from convscope.errors import Refused
-from convscope.methods.base import Method, Target, parameter
-from convscope.mining.pictures import open_study
-from convscope.mining.study import METHOD, Study
-from convscope.store import Store
+from convscope.methods.base import Target, parameter
+from convscope.mining.from_study import FromStudy
 from convscope.view import Array, View, value_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from convscope.mining.pictures import StudyPictures
     from convscope.mining.state import LayerState
     from convscope.network.batch import Batch
     from convscope.network.network import Network
-    from convscope.network.unit import Unit
-    from convscope.view import Recipe
 
 MOST_NAMES = 50_000
 WHICH = ("top", "bottom", "quantile")
@@ -44,7 +36,7 @@ STATISTICS = (
 
 
 @dataclass(frozen=True)
-class TopPatches(Method):
+class TopPatches(FromStudy):
     """The images that excite each unit most, where their maximum is, and the box of pixels that the unit sees there.
 
     Arrays: ``value`` [unit, rank] (the maximum of the unit's map over the image, real, in the network's own units;
@@ -92,49 +84,13 @@ class TopPatches(Method):
     )
     kept: ClassVar[bool] = False
 
-    study: str = parameter("", "the folder that `convscope mine` filled")
     ranks: int = parameter(0, "how many patches of each unit; 0 is all that were kept", minimum=0)
-
-    @classmethod
-    def make(cls, parameters: Mapping[str, Any]) -> Method:
-        """As every method; ``study`` may also be a path, an open Store or a Study."""
-        given = dict(parameters)
-        place = given.get("study", "")
-        if isinstance(place, Study):
-            place = place.store
-        if isinstance(place, Store):
-            place = place.path
-        if isinstance(place, os.PathLike):
-            given["study"] = os.fspath(place)
-        return super().make(given)
-
-    def recipe(self, network: Network, target: str | Unit = "", batch: Batch | None = None) -> Recipe:
-        """What decides the numbers: what was mined so far, wherever the study lies."""
-        found = super().recipe(network, target, batch)
-        layer = found.target.split(":")[0]
-        entries = open_study(self.study).study.store.query(method=METHOD, target=layer, network=network.fingerprint)
-        mined = entries[-1].blob if entries else ""
-        return replace(found, parameters={**found.parameters, "study": mined})
 
     def compute(self, network: Network, target: Target, batch: Batch | None) -> View:  # noqa: ARG002 - from a study
         """Read the layer's state, and look up the boxes and classes of the images it names."""
+        pictures, state = self.opened(network, target)
         layer = target.layer
-        assert layer is not None  # noqa: S101 - a layer method has one
-        if target.position is not None:
-            raise Refused(
-                "top patches are of a unit, wherever in the image its maximum is",
-                where=str(target),
-                next_step=f"leave out the position: {layer.address}:{target.channel}",
-            )
-        pictures = open_study(self.study)
-        study = pictures.study
-        if study.network != network.fingerprint:
-            raise Refused(
-                "this study was mined with another network, other weights or another preprocessing",
-                where=f"{self.study}: {(study.plan.facts or {}).get('network', '')}",
-                next_step="open the network it was made with, or mine again into another folder",
-            )
-        state = study.state(layer.address)
+        assert layer is not None  # noqa: S101 - opened() asks first
         return _Described(network, pictures, layer.address, state, self.ranks or state.top.key.shape[1]).view(target)
 
 

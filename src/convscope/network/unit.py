@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from convscope.errors import ConvscopeError
+from convscope.errors import ConvscopeError, UnknownName
 
 # Layer names are torch's dotted module paths; "@" and ":" can't occur in an attribute that a module path is made of.
 _ADDRESS = re.compile(
@@ -64,6 +64,26 @@ def split_address(text: str) -> tuple[str, int | None, tuple[int, int] | None]:
     channel = None if match["channel"] is None else int(match["channel"])
     position = None if match["row"] is None else (int(match["row"]), int(match["column"]))
     return layer, channel, position
+
+
+def channel_numbers(text: str, count: int, layer: str = "") -> list[int]:
+    """The channels that a text names, among ``count``; all of them for an empty one.
+
+    >>> channel_numbers("3,7,0-2", 8)
+    [3, 7, 0, 1, 2]
+    """
+    if not text.strip():
+        return list(range(count))
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,7})(?:-(\d{1,7}))?\s*", part)
+        if match is None:
+            raise ConvscopeError(f"{text[:80]!r} doesn't name units", where=layer, next_step="write 0-15 or 3,7,20-25")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= count or first > last:
+            raise UnknownName(f"no units {part.strip()}", where=layer, next_step=f"choose 0 to {count - 1}")
+        found += range(first, last + 1)
+    return list(dict.fromkeys(found))
 
 
 def call_address(path: str, call: int) -> str:

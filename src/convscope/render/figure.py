@@ -1,4 +1,4 @@
-"""Figure: where what is drawn; one description for PNG, SVG and HTML. Pixels, words and rectangles, nothing else.
+"""Figure: where what is drawn; one description for PNG, SVG and HTML. Pixels, words, rectangles and curves.
 
 Lengths are CSS pixels. ``top`` and ``left`` count from the figure's corner.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from PIL import ImageFont
 
 if TYPE_CHECKING:
@@ -81,7 +82,21 @@ class Rectangle:
     outline: bool = False
 
 
-Item = Pixels | Words | Rectangle
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Straight lines from point to point; ``points`` is ``[point, 2]``: how far below the top, and right of the left.
+
+    A point that isn't finite interrupts it.
+    """
+
+    top: Length
+    left: Length
+    points: Array
+    color: Tone | Rgb = "ink"
+    thickness: Length = 1.5
+
+
+Item = Pixels | Words | Rectangle | Curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +135,14 @@ def beside(figures: Sequence[Figure], gap: Length = 24, middle: bool = False) ->
         parts.append(((height - figure.height) / 2 if middle else 0, left, figure))
         left += figure.width + gap
     return Figure(height, max(0, left - gap), (), tuple(parts))
+
+
+def connected(points: Array) -> list[Array]:
+    """A curve's points ``[point, 2]`` cut where they aren't finite; pieces of one point are left out."""
+    there = np.isfinite(points).all(axis=1)
+    pieces = np.split(points, np.flatnonzero(~there))
+    found = [piece[np.isfinite(piece).all(axis=1)] for piece in pieces]
+    return [piece for piece in found if len(piece) > 1]
 
 
 def framed(figure: Figure, margin: Length = 20) -> Figure:

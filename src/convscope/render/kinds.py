@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convscope.render.attribution import attribution
 from convscope.render.explanation import convolution
 from convscope.render.figure import LARGE, SMALL, Figure, Words, above, beside, framed, line, shortened, text_width
+from convscope.render.invariance import correspondence, invariance
 from convscope.render.number import format_number
 from convscope.render.panel import WIDTH, Style, Tiles, heading, panel, share_width, true_range
 from convscope.render.patches import top_patches
 from convscope.render.predictions import predictions
+from convscope.render.projections import projections
+from convscope.render.sanity import sanity_checks
+from convscope.render.synthesis import feature_visualization, inversion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +46,13 @@ _NEEDED = {
         ("quantile", 2),
         *((f"{prefix}{name}", 2) for prefix in ("", "bottom_", "quantile_") for name in ("value", "image")),
         *((f"{prefix}box", 3) for prefix in ("", "bottom_", "quantile_")),
+    ),
+    "attribution": (("attribution", 4), ("map", 3), ("picture", 4)),
+    "projections": (
+        *((name, 2) for name in ("value", "image", "reached")),
+        ("window", 3),
+        ("projection", 5),
+        ("patch", 5),
     ),
 }
 
@@ -235,4 +247,11 @@ KINDS: dict[str, Callable[[View, Style], Figure]] = {
     "convolution": convolution,
     "predictions": predictions,
     "top_patches": top_patches,
+    "attribution": attribution,
+    "projections": projections,
+    "invariance": invariance,
+    "correspondence": correspondence,
+    "sanity_checks": sanity_checks,
+    "feature_visualization": feature_visualization,
+    "inversion": inversion,
 }

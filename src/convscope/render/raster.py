@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from convscope.render.figure import TONES, Figure, Pixels, Rectangle, Words, drawable, font
+from convscope.render.figure import TONES, Curve, Figure, Pixels, Rectangle, Words, connected, drawable, font
 
 if TYPE_CHECKING:
     from convscope.render.colormap import Rgb, Theme
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SHARP = 2
 SHARP_AREA = 3_000_000
 HIGHEST_SIDE = 8000
+_FINER = 4
 
 
 def raster(figure: Figure, theme: Theme) -> Array:
@@ -37,6 +38,8 @@ def raster(figure: Figure, theme: Theme) -> Array:
             image.paste(enlarged, (round(left * scale), round(top * scale)))
         elif isinstance(item, Rectangle):
             _rectangle(pen, item, top, left, tones[item.color] if isinstance(item.color, str) else item.color, scale)
+        elif isinstance(item, Curve):
+            _curve(image, item, top, left, tones[item.color] if isinstance(item.color, str) else item.color, scale)
         else:
             _words(pen, item, top, left, tones[item.tone], scale)
     return np.asarray(image)
@@ -53,6 +56,20 @@ def _rectangle(pen: ImageDraw.ImageDraw, item: Rectangle, top: Length, left: Len
         pen.rectangle(box, outline=color, width=scale)
     else:
         pen.rectangle(box, fill=color)
+
+
+def _curve(image: Image.Image, item: Curve, top: Length, left: Length, color: Rgb, scale: int) -> None:
+    """Drawn on a mask that is larger and then reduced: Pillow's own lines have stairs."""
+    for part in connected(item.points):
+        places = (part + np.array([top, left])) * scale
+        margin = 2 + item.thickness * scale
+        first = np.floor(places.min(axis=0) - margin).astype(int)
+        size = np.ceil(places.max(axis=0) + margin).astype(int) - first
+        mask = Image.new("L", (int(size[1]) * _FINER, int(size[0]) * _FINER))
+        corners = [(float(column), float(row)) for row, column in (places - first) * _FINER]
+        thickness = max(1, round(item.thickness * scale * _FINER))
+        ImageDraw.Draw(mask).line(corners, fill=255, width=thickness, joint="curve")
+        image.paste(color, (int(first[1]), int(first[0])), mask.reduce(_FINER))
 
 
 def _words(pen: ImageDraw.ImageDraw, item: Words, top: Length, left: Length, color: Rgb, scale: int) -> None:

@@ -7,7 +7,7 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
-from convscope.render.figure import TONES, Figure, Pixels, Rectangle, Words
+from convscope.render.figure import TONES, Curve, Figure, Pixels, Rectangle, Words, connected
 from convscope.render.raster import png_bytes
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def svg(figure: Figure, theme: Theme, title: str) -> str:
             size = f'width="{_number(max(0, item.width))}" height="{_number(max(0, item.height))}"'
             paint = f'fill="none" stroke="{color}"' if item.outline else f'fill="{color}"'
             parts.append(f"<rect {place} {size} {paint}/>")
+        elif isinstance(item, Curve):
+            parts += _curve(
+                item, top, left, _hexadecimal(tones[item.color] if isinstance(item.color, str) else item.color)
+            )
         else:
             parts.append(_text(item, top, left, _hexadecimal(tones[item.tone])))
     return "\n".join([*parts, "</svg>", ""])
@@ -60,6 +64,14 @@ def _image(item: Pixels, place: str) -> str:
         f'<image {place} width="{width}" height="{height}" preserveAspectRatio="none" '
         f'style="image-rendering: pixelated" href="{data_uri(png_bytes(item.colors))}"/>'
     )
+
+
+def _curve(item: Curve, top: Length, left: Length, color: str) -> list[str]:
+    return [
+        f'<polyline points="{" ".join(f"{_number(left + column)},{_number(top + row)}" for row, column in part)}" '
+        f'fill="none" stroke="{color}" stroke-width="{_number(item.thickness)}" stroke-linejoin="round"/>'
+        for part in connected(item.points)
+    ]
 
 
 def _text(item: Words, top: Length, left: Length, color: str) -> str:
