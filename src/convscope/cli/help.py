@@ -176,6 +176,31 @@ def working(message: str, cancel: threading.Event | None = None) -> Iterator[Non
             yield
 
 
+@contextmanager
+def interruptible(words: str) -> Iterator[threading.Event]:
+    """Ctrl-C says ``words`` and sets the event, which stops the work in good order; a second one stops it at once."""
+    import signal
+    import threading
+
+    cancel = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield cancel
+        return
+
+    def stop(*_: object) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+        click.echo(f"\n{words} (Ctrl-C again to stop at once)", err=True)
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield cancel
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 class _Lines:
     """Progress as lines: the first and the last report of each message, and one every half minute."""
 
@@ -208,4 +233,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{seconds / 3600:.0f} h"
 
 
-__all__ = ["Example", "HelpfulCommand", "HelpfulGroup", "duration", "show_error", "terminal", "working"]
+__all__ = [
+    "Example",
+    "HelpfulCommand",
+    "HelpfulGroup",
+    "duration",
+    "interruptible",
+    "show_error",
+    "terminal",
+    "working",
+]

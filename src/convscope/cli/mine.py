@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from convscope.cli.help import HelpfulCommand, duration, working
+from convscope.cli.help import HelpfulCommand, duration, interruptible, working
 from convscope.cli.source import debug_option, image_option, keep_record, model_options, take_source
 from convscope.errors import Cancelled, ConvscopeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from convscope.cli.source import Source
     from convscope.mining.study import Study
 
@@ -40,6 +35,7 @@ _MOST_LISTED = 10
         ),
         ("convscope serve study/", "look at what was found, also while it is still mining"),
         ("convscope view top_patches demo blocks.5:3 --study study/ -o unit.png", "one unit's patches as a picture"),
+        ("convscope view projections demo blocks.5:3 --study study/ -o unit.png", "and what in each drove the unit"),
     ),
 )
 @click.argument("model")
@@ -76,7 +72,7 @@ def mine(model: str, images: tuple[str, ...], study: str, as_json: bool, **optio
     mining = {name: options.pop(name) for name in ("ranks", "executor", "workers", "ray_address", "batch_size")}
     layers = list(options.pop("layers")) or None
     started = time.monotonic()
-    with _interruptible() as cancel:
+    with interruptible("stopping; what is finished is kept") as cancel:
         try:
             with working(f"opening {source.model}", cancel):
                 found = _mine(source, layers, study, mining)
@@ -106,28 +102,6 @@ def _mine(source: Source, layers: list[str] | None, study: str, mining: dict[str
     except BaseException:
         store.close()
         raise
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event, which stops the work in good order; a second one stops it at once."""
-    cancel = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield cancel
-        return
-
-    def stop(*_: object) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
-        cancel.set()
-        click.echo("\nstopping; what is finished is kept (Ctrl-C again to stop at once)", err=True)
-
-    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield cancel
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _say_what_is_kept(study: str, source: Source) -> None:

@@ -99,6 +99,7 @@ _MODEL_OPTIONS = (
 )
 _IMAGE_OPTION = click.option(
     "--images",
+    "--image",
     multiple=True,
     metavar="SOURCE",
     help="a folder, an image, a .tar or .parquet file or a folder of them, or demo; more than once for several files",

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convscope.cli.help import HelpfulCommand, HelpfulGroup, terminal, working
+from convscope.cli.help import HelpfulCommand, HelpfulGroup, interruptible, terminal, working
 from convscope.cli.source import debug_option, image_option, model_options, take_source
-from convscope.errors import ConvscopeError
+from convscope.errors import Cancelled, ConvscopeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,17 @@ class _MethodGroup(HelpfulGroup):
             "their gradient",
         ),
         ("convscope view activations torchvision:resnet18 layer1.0.conv1:3 --images cat.jpg --json", "one unit's map"),
+        ("convscope view deconvnet torchvision:vgg16 features.28:5 --image cat.jpg -o unit.png", "what drives a unit"),
+        (
+            "convscope view integrated_gradients demo --objective score:tabby --image cat.jpg -o tabby.png",
+            "and what speaks for a class",
+        ),
+        ("convscope view sanity_checks demo --of gradient --image cat.jpg -o checks.png", "whether to believe it"),
+        ("convscope view projections demo blocks.5 --units 0-8 --study study/ -o figure.png", "ZFNet's figure"),
+        (
+            "convscope view feature_visualization demo blocks.5:3 --study study/ -o unit.png",
+            "what a unit would like to see",
+        ),
     ),
 )
 @debug_option
@@ -81,7 +92,7 @@ def _command(name: str) -> click.Command:
         cls=HelpfulCommand,
         help=_help(method),
         short_help=method.title,
-        examples=((f"convscope view {name} demo{_example_target(method)}{_example_images(method)}", method.title),),
+        examples=_examples(method),
     )(callback)
     own = [_option(each) for each in method.parameters() if each.name != STUDY]
     command.params[:0] = [*arguments, *own]
@@ -135,44 +146,75 @@ def _help(method: type[Method]) -> str:
     return "\n\n".join(parts)
 
 
-def _example_target(method: type[Method]) -> str:
-    return {
-        "network": "",
-        "layer": " stem.convolution",
-        "unit": " stem.convolution:3",
-        "objective": " stem.convolution:3",
-    }[method.target]
+def _examples(method: type[Method]) -> list[tuple[str, str]]:
+    words = f"convscope view {method.name} demo"
+    if "study" in method.needs:
+        return [(f"{words} {_LAYER}:3 --study study/ -o unit.png", f"{method.title}, of one unit")]
+    images = " --images demo" if "images" in method.needs else ""
+    if method.target != "objective":
+        target = {"network": "", "layer": f" {_LAYER}", "unit": f" {_LAYER}:3"}[method.target]
+        return [(f"{words}{target}{images}", method.title)]
+    return [
+        (f"{words} --image cat.jpg -o cat.png", "of the predicted class's score"),
+        (f"{words} {_LAYER}:3 --image cat.jpg -o unit.png", "of one unit, where it is strongest"),
+    ]
 
 
-def _example_images(method: type[Method]) -> str:
-    return " --images demo" if "images" in method.needs else ""
+_LAYER = "stem.convolution"
 
 
 def _run(method: type[Method], given: dict[str, Any]) -> None:
     output, as_json, study = given.pop("output"), given.pop("as_json"), given.pop("study")
     pick, target = given.pop("pick"), given.pop("target", "")
-    parameters = {
-        each.name: (study or "") if each.name == STUDY else given.pop(_safe(each.name)) for each in method.parameters()
-    }
+    reads_study = any(each.name == STUDY for each in method.parameters())
+    parameters = {each.name: given.pop(_safe(each.name)) for each in method.parameters() if each.name != STUDY}
     if output is not None:
         _check_output(output)
+    if reads_study and study and ("study" in method.needs or _was_mined(study)):
+        parameters[STUDY] = study
     asked = method.make(parameters)
     source = take_source(given.pop("model"), given, given.pop("images"))
     with working(f"opening {source.model}"):
         network = source.network()
         images = _picked(source.image_set(), pick) if source.images else None
-    with working(method.title.lower()):
-        if not asked.kept:
-            found = _off_study(asked, network, target, images, study)
-        else:
-            found = _from_study(asked, network, target, images, study) if study else asked.run(network, target, images)
+    if STUDY in parameters and images is not None:
+        from convscope.mining.pictures import open_study
+
+        # The study has images of its own; these are where its pictures are found now.
+        open_study(study, images)
+        images = None
+    found = _computed(method, lambda: _from_study(asked, network, target, images, study))
     if output is not None:
-        found.save(output)
+        with working("drawing"):
+            found.save(output)
         click.echo(f"wrote {output}", err=True)
     if as_json:
         click.echo(json.dumps(_summary(found), indent=2, ensure_ascii=False))
     elif output is None:
         _show(found)
+
+
+def _computed(method: type[Method], compute: Callable[[], View]) -> View:
+    """With progress; what takes minutes stops in good order at Ctrl-C, and tells in a file, too, how far it is."""
+    if not method.long:
+        with working(method.title.lower()):
+            return compute()
+    try:
+        with interruptible("stopping") as cancel, working(method.title.lower(), cancel):
+            return compute()
+    except Cancelled:
+        raise click.Abort from None
+
+
+def _was_mined(study: str) -> bool:
+    """Whether there is more in a study than Views that were kept."""
+    from convscope.mining.study import find_plan
+    from convscope.store import INDEX, Store
+
+    if not Path(study, INDEX).is_file():
+        return False
+    with Store.open(study) as store:
+        return find_plan(store) is not None
 
 
 def _check_output(output: str) -> None:
@@ -201,16 +243,10 @@ def _picked(images: ImageSet, pick: str | None) -> ImageSet:
     return images[chosen]
 
 
-def _off_study(method: Method, network: Network, target: str, images: ImageSet | None, study: str | None) -> View:
-    """A View that is read off a study; the images are where its pictures are found now."""
-    if study and images is not None:
-        from convscope.mining.pictures import open_study
-
-        open_study(study, images)
-    return method.run(network, target)
-
-
-def _from_study(method: Method, network: Network, target: str, images: Any, study: str) -> View:
+def _from_study(method: Method, network: Network, target: str, images: Any, study: str | None) -> View:
+    """The View as the study has it, or computed and then kept there."""
+    if not study or not method.kept:
+        return method.run(network, target, images)
     from convscope.store import Store
     from convscope.view import View
 
