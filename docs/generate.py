@@ -23,6 +23,8 @@ TARGETS = {
     "layer": "a layer, a unit or a neuron: `layer1.0.conv1`, `layer1.0.conv1:3`, `layer1.0.conv1:3:5,6`",
     "unit": "a unit or a neuron: `layer1.0.conv1:3`, `layer1.0.conv1:3:5,6`",
     "network": "the whole network",
+    "objective": "whatever its objective says (the predicted class's score), or a unit or a neuron: "
+    "`layer1.0.conv1:3`, `layer1.0.conv1:3:5,6`",
 }
 
 DEFINITION = """\
