@@ -39,6 +39,7 @@ ROUTES = {
     ("GET", "/"): "/",
     ("GET", "/{address:path}"): "/assets/index.js",
     ("GET", "/api/session"): "/api/session",
+    ("POST", "/api/session/return"): "/api/session/return",
     ("GET", "/api/layers"): "/api/layers",
     ("GET", "/api/images"): "/api/images",
     ("POST", "/api/images"): "/api/images?name=cat.png",
@@ -46,6 +47,7 @@ ROUTES = {
     ("GET", "/api/images/{number}/prepared"): "/api/images/0/prepared",
     ("GET", "/api/receptive-field"): f"/api/receptive-field?unit={UNIT}",
     ("GET", "/api/views/{method}"): "/api/views/weights?target=conv1",
+    ("GET", "/api/methods"): "/api/methods?target=conv1",
     ("GET", "/api/study"): "/api/study",
     ("POST", "/api/study/mine"): "/api/study/mine",
     ("GET", "/api/patches"): "/api/patches?layer=conv1&units=0-3&ranks=0&side=16",
@@ -67,6 +69,7 @@ ROUTES = {
             ("GET", ""),
             ("DELETE", ""),
             ("POST", "/open"),
+            ("POST", "/explore"),
             ("POST", "/run"),
             ("POST", "/pause"),
             ("POST", "/step"),
@@ -89,6 +92,8 @@ ROUTES = {
     ("GET", "/api/training/runs/{run}/backpropagation/{number}"): "/api/training/runs/attacked/backpropagation/{number}"
     "?layer=fc1",
     ("GET", "/api/events"): "/api/events",
+    ("GET", "/api/jobs/{name}"): "/api/jobs/open",
+    ("GET", "/api/jobs/{name}/preview"): "/api/jobs/open/preview",
     ("DELETE", "/api/jobs/{name}"): "/api/jobs/somebody",
 }
 
@@ -118,8 +123,9 @@ BODIES = {
     "/api/training/runs/{run}/settings": {"settings": {"learning_rate": 0.02}},
     "/api/training/runs/{run}/open": {"replace": True},
 }
-WITHOUT_BODY = {f"/api/training/runs/{{run}}/{what}" for what in ("run", "pause", "step", "reset", "snapshot")}
-WITHOUT_BODY.add("/api/training/race/{what}")
+_BARE = ("run", "pause", "step", "reset", "snapshot", "explore")
+WITHOUT_BODY = {f"/api/training/runs/{{run}}/{what}" for what in _BARE}
+WITHOUT_BODY |= {"/api/training/race/{what}", "/api/session/return"}
 
 
 def body_of(route):
@@ -251,13 +257,9 @@ def server(tmp_path_factory):
 def test_the_table_above_has_every_route():
     from fastapi.routing import APIRoute
 
-    from convscope.server.app import api, page
-    from convscope.server.study_routes import study_api
-    from convscope.server.training_routes import training_api
-    from convscope.server.training_views import training_views_api
+    from convscope.server.app import ROUTERS, page
 
-    routers = (api, study_api, training_api, training_views_api, page)
-    routes = [route for router in routers for route in router.routes]
+    routes = [route for router in (*ROUTERS, page) for route in router.routes]
     found = {(method, r.path) for r in routes if isinstance(r, APIRoute) for method in r.methods}
     assert found == set(ROUTES)
 
@@ -269,6 +271,8 @@ def test_our_own_page_is_answered(server, route):
         body = server.ask("GET", "/api/training/runs/attacked/snapshot.safetensors", server.ours)[2]
         address += "&data=mnist"
     status, headers, _ = server.ask(route[0], address, server.ours, body)
+    if address.endswith("/explore"):
+        assert server.post("/api/session/return", {})[0] == 200
     # Without a built page the two page routes say so; that too is an answer.
     assert status in ((200, 503, 404) if not ROUTES[route].startswith("/api") else (200, 201, 202, 204))
     assert headers["x-content-type-options"] == "nosniff"

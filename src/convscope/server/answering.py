@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -33,7 +34,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 ImageId = Annotated[int, Path(ge=0, le=999_999_999)]
-JobHeader = Annotated[str | None, Header(alias="x-convscope-job", pattern=r"^[a-z0-9-]{1,64}$")]
+NAME = r"^[a-z0-9-]{1,64}$"
+JobHeader = Annotated[str | None, Header(alias="x-convscope-job", pattern=NAME)]
+PageHeader = Annotated[
+    str | None, Header(alias="x-convscope-page", pattern=NAME, description="one page's own word for itself")
+]
+_OPENING = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
@@ -63,8 +69,17 @@ class CarefulRoute(APIRoute):
 
 
 def session_of(request: Request) -> Session:
-    """The session that the application was made for."""
+    """The session that the application was made for.
+
+    Whoever says which network it knows, in a header or where it can't (an image's address) in the query, is told when
+    another took its place.
+    """
     found: Session = request.app.state.session
+    known = request.headers.get("x-convscope-opening") or request.query_params.get("opening")
+    if known is not None:
+        if _OPENING.fullmatch(known) is None:
+            raise ConvscopeError("an opening is a number", next_step="write opening=1")
+        found.check_opening(int(known))
     return found
 
 
@@ -130,6 +145,7 @@ __all__ = [
     "CarefulRoute",
     "ImageId",
     "JobHeader",
+    "PageHeader",
     "binary",
     "has",
     "picture",

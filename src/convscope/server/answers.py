@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -14,20 +15,26 @@ from convscope.methods.call_text import mining_command
 from convscope.server import schema
 from convscope.server.guard import TooLarge
 from convscope.server.jobs import Busy
+from convscope.server.question import Replaced
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convscope import images as images_module
     from convscope.mining.pictures import StudyPictures
     from convscope.network import layer as layer_module
     from convscope.network import receptive_field
     from convscope.network.network import Network
-    from convscope.server.session import Opened
+    from convscope.server.events import JobEvent
+    from convscope.server.question import Opened
+    from convscope.server.session import Session
     from convscope.server.study import Studying
 
 _STATUS: tuple[tuple[type[ConvscopeError], int], ...] = (
     (UnknownName, 404),
     (Refused, 422),
     (Cancelled, 409),
+    (Replaced, 409),
     (TooLarge, 413),
     (BadImage, 415),
     (UnsafeFile, 422),
@@ -80,12 +87,15 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def session_answer(opened: Opened, methods: list[dict[str, Any]], unavailable: list[dict[str, str]]) -> schema.Session:
+def session_answer(session: Session, opened: Opened) -> schema.Session:
     """What the page reads first."""
     network = opened.network
+    explored = opened.explored
     preprocessing = network.preprocessing
     return schema.Session(
         version=__version__,
+        opening=session.opening,
+        explored=None if explored is None else schema.Explored(run=explored[0], name=explored[1], step=explored[2]),
         network=schema.Network(
             name=network.name,
             source=network.source,
@@ -102,9 +112,25 @@ def session_answer(opened: Opened, methods: list[dict[str, Any]], unavailable: l
         images=schema.ImageSource(
             source=opened.image_source, count=len(opened.images), skipped=skipped_answer(opened.images)
         ),
-        methods=[schema.Method(**each) for each in methods],
-        unavailable=[schema.Skipped(**each) for each in unavailable],
+        methods=[schema.Method(**each) for each in session.methods],
+        unavailable=[schema.Skipped(**each) for each in session.unavailable],
     )
+
+
+def job_answer(event: JobEvent, error: ConvscopeError | None = None) -> schema.Job:
+    """What a job has come to."""
+    return schema.Job(**asdict(event), failure=None if error is None else error_body(error))
+
+
+def methods_answer(
+    target: str, refusals: Mapping[str, ConvscopeError | None], seconds: Mapping[str, float]
+) -> schema.MethodsHere:
+    """What can be asked of a target."""
+    methods = [
+        schema.MethodHere(name=name, refused=None if error is None else error_body(error), seconds=seconds.get(name))
+        for name, error in refusals.items()
+    ]
+    return schema.MethodsHere(target=target, methods=methods)
 
 
 def skipped_answer(images: images_module.ImageSet) -> list[schema.Skipped]:
@@ -278,8 +304,10 @@ __all__ = [
     "explain_unexpected",
     "image_answer",
     "images_answer",
+    "job_answer",
     "layer_answer",
     "layer_label",
+    "methods_answer",
     "session_answer",
     "skipped_answer",
     "snake_case",

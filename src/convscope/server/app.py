@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from convscope._version import __version__
 from convscope.errors import BadImage, ConvscopeError
-from convscope.server import answers, schema, training_schema
+from convscope.server import answers, schema
 from convscope.server.answering import (
     BLOB,
     ERRORS,
     CarefulRoute,
     ImageId,
-    JobHeader,
     binary,
     has,
     picture,
@@ -34,26 +31,17 @@ from convscope.server.answering import (
 )
 from convscope.server.bundle import MISSING, Bundle
 from convscope.server.guard import Guard, allowed_hosts
-from convscope.server.jobs import JobEvent, StudyEvent, TrainingEvent
-from convscope.server.pictures import DOWNLOADS, make_download, make_prepared, make_thumbnail
-from convscope.server.query import file_name, image_ids, method_parameters, shown_name
+from convscope.server.pictures import make_prepared, make_thumbnail
+from convscope.server.query import shown_name
 from convscope.server.study_routes import study_api
 from convscope.server.training_routes import training_api
 from convscope.server.training_views import training_views_api
+from convscope.server.view_routes import views_api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from convscope.server.session import Session
-
-KEEP_ALIVE_SECONDS = 15.0
-EVENT_NAMES: dict[type, str] = {JobEvent: "job", StudyEvent: "study", TrainingEvent: "training"}
-
-JobName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
-MethodName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-Target = Annotated[str, Query(max_length=300, description="layer, unit or neuron; empty for the whole network")]
-ImageIds = Annotated[str, Query(max_length=4000, description="ids, separated by commas")]
-Download = Annotated[str | None, Query(pattern="^(png|svg|npz|safetensors)$", description="a file to save instead")]
 
 
 def create_app(session: Session, *, bundle: Bundle | None = None) -> FastAPI:
@@ -79,10 +67,8 @@ def create_app(session: Session, *, bundle: Bundle | None = None) -> FastAPI:
     )
     app.state.session = session
     app.state.bundle = bundle or Bundle()
-    app.include_router(api)
-    app.include_router(study_api)
-    app.include_router(training_api)
-    app.include_router(training_views_api)
+    for router in ROUTERS:
+        app.include_router(router)
     app.include_router(page)
     _explain_errors(app)
     return app
@@ -98,23 +84,28 @@ def guarded_app(
 def openapi() -> dict[str, Any]:
     """The interface as OpenAPI, without opening anything."""
     app = FastAPI(title="convscope", version=__version__)
-    app.include_router(api)
-    app.include_router(study_api)
-    app.include_router(training_api)
-    app.include_router(training_views_api)
+    for router in ROUTERS:
+        app.include_router(router)
     return app.openapi()
 
 
 api = APIRouter(prefix="/api", responses=ERRORS, route_class=CarefulRoute)
 page = APIRouter(include_in_schema=False, route_class=CarefulRoute)
+ROUTERS = (api, views_api, study_api, training_api, training_views_api)
 
 
 @api.get("/session", operation_id="getSession", response_model=schema.Session)
 async def get_session(request: Request) -> Response:
     """The network, the images and the methods. Answers when the network is open."""
+    session: Session = request.app.state.session  # whichever network the page knows: it asks for the one that is open
+    return typed(answers.session_answer(session, await session.opened()))
+
+
+@api.post("/session/return", operation_id="returnToFirst", response_model=schema.Session)
+async def return_to_first(request: Request) -> Response:
+    """Open the network again that the server was started with, in place of one that is being trained."""
     session = session_of(request)
-    opened = await session.opened()
-    return typed(answers.session_answer(opened, session.methods, session.unavailable))
+    return typed(answers.session_answer(session, await session.go_back()))
 
 
 @api.get("/layers", operation_id="getLayers", response_model=schema.Layers)
@@ -193,76 +184,6 @@ async def get_receptive_field(request: Request, unit: Annotated[str, Query(max_l
     """What one neuron sees of the prepared image."""
     work = session_of(request).receptive_field(unit, uuid.uuid4().hex)
     return typed(answers.box_answer(await while_connected(request, work)))
-
-
-@api.get(
-    "/views/{method}",
-    operation_id="getView",
-    response_class=Response,
-    responses=binary(BLOB, "image/png", "image/svg+xml"),
-)
-async def get_view(
-    request: Request,
-    method: MethodName,
-    target: Target = "",
-    images: ImageIds = "",
-    format: Download = None,  # noqa: A002 - the parameter's name in the interface
-    x_convscope_job: JobHeader = None,
-) -> Response:
-    """A View as safetensors bytes. Any other query parameter is a parameter of the method."""
-    session = session_of(request)
-    question = await session.ask(method, target, image_ids(images), method_parameters(request.query_params))
-    etag = f'"{question.recipe.key}{"-" + format if format else ""}"'
-    if has(request, etag):
-        return unchanged(etag)
-    job = x_convscope_job or uuid.uuid4().hex
-    blob = await while_connected(request, session.answer(question, job))
-    headers = {**revalidate(etag), "x-convscope-job": job}
-    if format is None:
-        return Response(blob, media_type=BLOB, headers=headers)
-    content = session.pictures.get(etag)
-    if content is None:
-        content = session.pictures.put(etag, await asyncio.to_thread(make_download, blob, format))
-    headers["content-disposition"] = f'attachment; filename="{file_name(method, question.recipe.target, format)}"'
-    return Response(content, media_type=DOWNLOADS[format], headers=headers)
-
-
-@api.get(
-    "/events",
-    operation_id="getEvents",
-    response_class=StreamingResponse,
-    responses={
-        200: {
-            "model": schema.JobEvent | schema.StudyEvent | training_schema.TrainingEvent,
-            "content": {"text/event-stream": {}},
-        }
-    },
-)
-async def get_events(request: Request) -> StreamingResponse:
-    """Server-sent events: ``job``, what a job has come to (a JobEvent), ``study``, that it grew (a StudyEvent), and
-    ``training``, that a run changed (a TrainingEvent).
-    """
-    jobs = session_of(request).jobs
-    # Asked here, not in the stream, so that one page too many gets an error instead of an empty stream.
-    jobs.make_room()
-
-    async def stream() -> AsyncIterator[bytes]:
-        with jobs.subscribe() as subscription:
-            yield b": convscope\n\n"
-            while (events := await subscription.take(KEEP_ALIVE_SECONDS)) is not None:
-                for event in events:
-                    yield f"event: {EVENT_NAMES[type(event)]}\ndata: {json.dumps(asdict(event))}\n\n".encode()
-                if not events:
-                    yield b": still here\n\n"
-
-    return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
-
-
-@api.delete("/jobs/{name}", operation_id="cancelJob", status_code=204, response_class=Response)
-async def cancel_job(request: Request, name: JobName) -> Response:
-    """Cancel what was asked for under this job name. A job that is over, or never was, is cancelled already."""
-    session_of(request).jobs.cancel(name)
-    return Response(status_code=204)
 
 
 @page.get("/")

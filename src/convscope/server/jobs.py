@@ -1,72 +1,41 @@
 """Jobs: one thread at a time owns the network; everything else waits for it in line.
 
-Hooks on a module fire whichever thread runs it, so exactly one thread may. Requests for the same thing share one job;
-a job that nobody waits for any more is cancelled. Work of hours, like mining, is done aside: it runs while nothing is
-in line, and at each of its reports of progress lets everything that waits go first. It has a thread of its own because
-torch's modes belong to a thread; only one of the two threads has the network, because hooks belong to that. All methods
-of :class:`Jobs` are called on the event loop.
+Hooks on a module fire whichever thread runs it, so exactly one thread may; :mod:`convscope.server.turns` says which.
+Requests for the same thing share one job; a job that nobody waits for any more is cancelled. Work of minutes or hours
+is done aside, in a thread of its own because torch's modes belong to a thread: at each of its reports of progress it
+lets what goes first go first. All methods of :class:`Jobs` are called on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from convscope.errors import Cancelled, ConvscopeError
 from convscope.progress import Progress, watch
+from convscope.server.events import Event, JobEvent, State, Subscription
+from convscope.server.turns import Kind, Turn, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-State = Literal["queued", "running", "done", "failed", "cancelled"]
+    from convscope.view import View
+
 Result = TypeVar("Result")
 
 QUEUE_LIMIT = 32
 SUBSCRIBER_LIMIT = 64
 JOIN_SECONDS = 2.0
+REMEMBERED = 256
 
 
 class Busy(ConvscopeError):
     """More work is waiting than the server takes on."""
-
-
-@dataclass(frozen=True)
-class JobEvent:
-    """What one request for work has come to. ``id`` is the name the client gave; times are seconds."""
-
-    id: str
-    state: State
-    done: int = 0
-    total: int = 0
-    message: str = ""
-    seconds_left: float | None = None
-
-
-@dataclass(frozen=True)
-class StudyEvent:
-    """A shard was finished: ``done`` of ``images`` are mined, and what they say can be read."""
-
-    done: int
-    images: int
-    finished: bool
-    id: str = "study"
-
-
-@dataclass(frozen=True)
-class TrainingEvent:
-    """A run changed, or with no ``id`` the list of runs. ``live``: it is open in this server."""
-
-    id: str
-    state: str
-    step: int | None
-    live: bool
-
-
-Event = JobEvent | StudyEvent | TrainingEvent
 
 
 @dataclass(eq=False)
@@ -79,50 +48,20 @@ class _Waiter:
 class _Job:
     key: str
     work: Callable[[], Any]
+    turn: Turn | None  # None: it leaves the network alone
     state: State = "queued"
     progress: Progress = field(default_factory=lambda: Progress(0, 0, "", None))
     cancel: threading.Event = field(default_factory=threading.Event)
     waiters: list[_Waiter] = field(default_factory=list)
-    aside: bool = False
-    beside: bool = False
+    preview: tuple[int, bytes] = (0, b"")
 
     def event(self, name: str) -> JobEvent:
-        progress = self.progress
-        return JobEvent(name, self.state, progress.done, progress.total, progress.message, progress.seconds_left)
+        told = self.progress
+        return JobEvent(name, self.state, told.done, told.total, told.message, told.seconds_left, self.preview[0])
 
-
-class Subscription:
-    """One client's view of all jobs. A slow client misses steps, never the latest state of a job."""
-
-    def __init__(self, limit: int = 256) -> None:
-        self._latest: OrderedDict[tuple[type, str], Event] = OrderedDict()
-        self._limit = limit
-        self._news = asyncio.Event()
-        self._closed = False
-
-    def push(self, event: Event) -> None:
-        """Keep ``event`` in place of an older one of the same job; beyond the limit the oldest job is forgotten."""
-        self._latest.pop((type(event), event.id), None)
-        self._latest[type(event), event.id] = event
-        if len(self._latest) > self._limit:
-            self._latest.popitem(last=False)
-        self._news.set()
-
-    def close(self) -> None:
-        """End the stream after what is waiting has been read."""
-        self._closed = True
-        self._news.set()
-
-    async def take(self, timeout: float) -> list[Event] | None:
-        """The events since the last call, oldest first; none of them after ``timeout`` seconds; None at the end."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout)
-        events = list(self._latest.values())
-        self._latest.clear()
-        if self._closed:
-            return events or None
-        self._news.clear()
-        return events
+    @property
+    def kind(self) -> Kind | None:
+        return None if self.turn is None else self.turn.kind
 
 
 class Jobs:
@@ -141,11 +80,11 @@ class Jobs:
     def __init__(self, limit: int = QUEUE_LIMIT) -> None:
         self._limit = limit
         self._open: dict[str, _Job] = {}  # by key: queued or running, and not cancelled
-        self._queue: deque[_Job] = deque()
-        self._ready = threading.Condition()
-        self._front = False  # the worker has the network
-        self._aside = False  # work aside has it
-        self._one_aside = threading.Lock()  # held until it has ended, also when nobody waits for it any more
+        self._over: OrderedDict[str, tuple[JobEvent, ConvscopeError | None]] = OrderedDict()  # by name
+        self._turns = Turns()
+        self._views: dict[Turn, _Job] = {}  # that wait for the worker
+        self._one_mining = threading.Lock()  # held until it has ended, also when nobody waits for it any more
+        self._previews = 0
         self._stopping = False
         self._threads: list[threading.Thread] = []
         self._subscriptions: list[Subscription] = []
@@ -165,8 +104,7 @@ class Jobs:
                 self._dismiss(job, waiter)
         for subscription in self._subscriptions:
             subscription.close()
-        with self._ready:
-            self._ready.notify_all()
+        self._turns.stop()
 
     async def close(self) -> None:
         """:meth:`stop`, and give the worker a moment to let go of what it does."""
@@ -175,30 +113,44 @@ class Jobs:
             if thread.is_alive():
                 await asyncio.to_thread(thread.join, JOIN_SECONDS)
 
-    async def run(self, key: str, work: Callable[[], Result], name: str) -> Result:
+    async def run(self, key: str, work: Callable[[], Result], name: str, line: str = "") -> Result:
         """The result of ``work`` in the worker thread, or of an equal job (same ``key``) already under way.
 
-        Cancelling this coroutine cancels the job unless somebody else waits for it too. Raises :class:`Busy` when the
-        line is full, :class:`Cancelled` when cancelled by ``name``, and whatever ``work`` raises.
+        Cancelling this coroutine cancels the job unless somebody else waits for it too. Lines take turns. Raises
+        :class:`Busy` when too much waits, :class:`Cancelled` when cancelled by ``name``, and whatever ``work`` raises.
         """
         job = self._open.get(key)
         if job is None:
-            job = self._enqueue(key, work)
+            job = self._begin(key, work, Kind.VIEW, line)
+            assert job.turn is not None  # noqa: S101 - for the type checker
+            self._views[job.turn] = job
+            self._turns.ask(job.turn)
+        result: Result = await self._wait(job, name)
+        return result
+
+    async def run_long(self, key: str, work: Callable[[], Result], name: str, line: str = "") -> Result:
+        """:meth:`run` for work of minutes, which gives way to views whenever it reports progress, and after a while to
+        long work of other lines. It must not report while hooks of its own are on the network.
+        """
+        job = self._open.get(key)
+        if job is None:
+            job = self._begin(key, work, Kind.LONG, line)
+            self._start_thread(self._work_aside, job)
         result: Result = await self._wait(job, name)
         return result
 
     async def run_aside(self, key: str, work: Callable[[], Result], name: str) -> Result:
-        """:meth:`run` for long work, which gives way to everything in line whenever it reports progress.
+        """:meth:`run_long` for work of hours, which gives way to everything else.
 
-        It must not report while hooks of its own are on the network. One at a time: raises :class:`Busy` while another
-        is under way, unless that has the same ``key``.
+        One at a time: raises :class:`Busy` while another is under way, unless that has the same ``key``.
         """
         job = self._open.get(key)
         if job is None:
-            other = next((each for each in self._open.values() if each.aside), None)
+            other = next((each for each in self._open.values() if each.kind == Kind.MINING), None)
             if other is not None:
                 raise Busy("long work is under way already", where=other.key, next_step="wait for it, or cancel it")
-            job = self._start_aside(key, work)
+            job = self._begin(key, work, Kind.MINING)
+            self._start_thread(self._work_aside, job)
         result: Result = await self._wait(job, name)
         return result
 
@@ -208,8 +160,7 @@ class Jobs:
         """
         job = self._open.get(key)
         if job is None:
-            self._refuse_when_stopping()
-            job = self._open[key] = _Job(key, work, beside=True)
+            job = self._begin(key, work, None)
             self._start_thread(self._work_beside, job)
         result: Result = await self._wait(job, name)
         return result
@@ -230,6 +181,20 @@ class Jobs:
         for job, waiter in found:
             self._dismiss(job, waiter)
         return bool(found)
+
+    def told(self, name: str) -> tuple[JobEvent, ConvscopeError | None] | None:
+        """What a job of this name has come to, and why it failed; None for one that never was, or was long ago."""
+        under_way = self._under_way(name)
+        return self._over.get(name) if under_way is None else (under_way.event(name), None)
+
+    def preview(self, name: str) -> tuple[int, bytes] | None:
+        """The newest preview of a job under way, and its number, 0 where there is none yet; None for no such job."""
+        job = self._under_way(name)
+        return None if job is None else job.preview
+
+    def _under_way(self, name: str) -> _Job | None:
+        found = (job for job in self._open.values() for waiter in job.waiters if waiter.name == name)
+        return next(found, None)
 
     @property
     def followed(self) -> bool:
@@ -257,32 +222,21 @@ class Jobs:
         finally:
             self._subscriptions.remove(subscription)
 
-    def _enqueue(self, key: str, work: Callable[[], Any]) -> _Job:
-        self._refuse_when_stopping()
-        if sum(not (each.aside or each.beside) for each in self._open.values()) >= self._limit:
-            raise Busy(f"{len(self._open)} jobs are waiting already", next_step="wait for some, or cancel them")
-        job = _Job(key, work)
-        self._open[key] = job
-        with self._ready:
-            self._queue.append(job)
-            self._ready.notify_all()
-        return job
-
-    def _start_aside(self, key: str, work: Callable[[], Any]) -> _Job:
-        self._refuse_when_stopping()
-        job = _Job(key, work, aside=True)
-        self._open[key] = job
-        self._start_thread(self._work_aside, job)
+    def _begin(self, key: str, work: Callable[[], Any], kind: Kind | None, line: str = "") -> _Job:
+        if self._stopping:
+            raise Cancelled("the server is stopping")
+        alike = sum(each.kind == kind for each in self._open.values())
+        if kind in (Kind.VIEW, Kind.LONG) and alike >= self._limit:
+            raise Busy(f"{alike} jobs are waiting already", next_step="wait for some, or cancel them")
+        cancel = threading.Event()
+        turn = None if kind is None else Turn(kind, line, cancel)
+        job = self._open[key] = _Job(key, work, turn, cancel=cancel)
         return job
 
     def _start_thread(self, target: Callable[[_Job], None], job: _Job) -> None:
         thread = threading.Thread(target=target, args=(job,), name="convscope-aside", daemon=True)
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
         thread.start()
-
-    def _refuse_when_stopping(self) -> None:
-        if self._stopping:
-            raise Cancelled("the server is stopping")
 
     def _dismiss(self, job: _Job, waiter: _Waiter) -> None:
         """One waiter goes away, unanswered; the last one takes the job with it."""
@@ -293,11 +247,18 @@ class Jobs:
         if not job.waiters:
             job.cancel.set()
             self._open.pop(job.key, None)
-            with self._ready, contextlib.suppress(ValueError):
-                self._ready.notify_all()
-                self._queue.remove(job)
-        progress = job.progress
-        self.announce(JobEvent(waiter.name, "cancelled", progress.done, progress.total, progress.message))
+            if job.turn is not None:
+                self._turns.leave(job.turn)
+                self._views.pop(job.turn, None)
+        told = job.progress
+        self._end(JobEvent(waiter.name, "cancelled", told.done, told.total, told.message), None)
+
+    def _end(self, event: JobEvent, error: Exception | None) -> None:
+        self._over.pop(event.id, None)
+        self._over[event.id] = event, _told(error)
+        while len(self._over) > REMEMBERED:
+            self._over.popitem(last=False)
+        self.announce(event)
 
     def announce(self, event: Event) -> None:
         """Tell every subscriber."""
@@ -309,12 +270,17 @@ class Jobs:
         for waiter in job.waiters:
             self.announce(job.event(waiter.name))
 
+    def _show(self, job: _Job, blob: bytes) -> None:
+        self._previews += 1
+        job.preview = self._previews, blob
+        self._update(job, job.progress)
+
     def _finish(self, job: _Job, result: Any, error: Exception | None) -> None:
         if self._open.get(job.key) is job:
             del self._open[job.key]
         job.state = "done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"
         for waiter in job.waiters:
-            self.announce(job.event(waiter.name))
+            self._end(job.event(waiter.name), error)
             if waiter.future.done():
                 continue
             if error is None:
@@ -326,55 +292,44 @@ class Jobs:
     # Below here: the worker's thread, and those of work aside.
 
     def _work(self) -> None:
-        while True:
-            with self._ready:
-                self._ready.wait_for(lambda: self._stopping or (self._queue and not self._aside))
-                if self._stopping:
-                    return
-                job = self._queue.popleft()
-                self._front = True
+        while (turn := self._turns.next_view()) is not None:
             try:
-                self._do(job, lambda progress, job=job: self._tell(self._update, job, progress))  # type: ignore[misc]
+                job = self._views.pop(turn, None)  # None: cancelled at this very moment
+                if job is not None:
+                    self._do(job, lambda progress, job=job: self._tell(self._update, job, progress))  # type: ignore[misc]
             finally:
-                with self._ready:
-                    self._front = False
-                    self._ready.notify_all()
+                self._turns.give_back(turn)
 
     def _work_aside(self, job: _Job) -> None:
+        turn = job.turn
+        assert turn is not None  # noqa: S101 - for the type checker
+
         def listen(progress: Progress) -> None:
             self._tell(self._update, job, progress)
-            self._give_way(job)
+            self._turns.give_way(turn)
 
-        with self._one_aside:
+        def show(view: View) -> None:
+            self._tell(self._show, job, view.to_bytes())
+
+        with self._one_mining if turn.kind == Kind.MINING else contextlib.nullcontext():
             try:
-                self._give_way(job)
-                self._do(job, listen)
+                self._turns.ask(turn)
+                self._turns.take(turn)
+                self._do(job, listen, show)
             except Cancelled:
                 pass  # before it began; whoever waited knows
             finally:
-                with self._ready:
-                    self._aside = False
-                    self._ready.notify_all()
+                self._turns.give_back(turn)
 
     def _work_beside(self, job: _Job) -> None:
         self._do(job, lambda progress: self._tell(self._update, job, progress))
 
-    def _give_way(self, job: _Job) -> None:
-        """Let go of the network until nothing waits for it; told to end, don't take it again."""
-        with self._ready:
-            self._aside = False
-            self._ready.notify_all()
-            self._ready.wait_for(lambda: self._stopping or job.cancel.is_set() or not (self._queue or self._front))
-            if self._stopping or job.cancel.is_set():
-                raise Cancelled
-            self._aside = True
-
-    def _do(self, job: _Job, listen: Callable[[Progress], None]) -> None:
+    def _do(self, job: _Job, listen: Callable[[Progress], None], show: Callable[[View], None] | None = None) -> None:
         self._tell(self._update, job, job.progress)
         result: Any = None
         error: Exception | None = None
         try:
-            with watch(listen, job.cancel):
+            with watch(listen, job.cancel, show):
                 result = job.work()
         except Exception as problem:
             error = problem
@@ -390,4 +345,16 @@ class Jobs:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-__all__ = ["Busy", "Event", "JobEvent", "Jobs", "State", "StudyEvent", "Subscription", "TrainingEvent"]
+def _told(error: Exception | None) -> ConvscopeError | None:
+    """An error to be read later, without what its traceback keeps in memory."""
+    if error is None or isinstance(error, Cancelled):
+        return None
+    if isinstance(error, ConvscopeError):
+        return copy.copy(error)
+    return ConvscopeError(
+        f"something unexpected went wrong: {type(error).__name__}",
+        next_step="look at the terminal for the details, and report them",
+    )
+
+
+__all__ = ["Busy", "Jobs"]

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from convscope.errors import ConvscopeError, UnknownName, suggest
+from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
 from convscope.server.jobs import Busy
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class LiveRun:
         self._lock = threading.Lock()
         self._passes: dict[int, Backpropagation] = {}
         self._closing = threading.Event()
+        self._over = False  # its threads take nothing more
         self._changing = asyncio.Lock()  # one change of what the trainer does at a time
         self._watcher = threading.Thread(target=self._watch, name="convscope-news", daemon=True)
         self._watcher.start()
@@ -74,7 +75,9 @@ class LiveRun:
     # ---- threads -----------------------------------------------------------------------------------------------
 
     async def away(self, work: Callable[[], Result]) -> Result:
-        """Have something done that may wait for a step to end."""
+        """Have something done that may wait for a step to end; refused once the run is closed."""
+        if self._over:
+            raise Refused("this run was closed", where=self.identity, next_step="open it: it goes on where it stopped")
         return await self._loop.run_in_executor(self._threads, work)
 
     async def change(self, work: Callable[[], Result]) -> Result:
@@ -104,6 +107,7 @@ class LiveRun:
         try:
             await self.away(self.trainer.close)
         finally:
+            self._over = True
             self._wake()
             self._threads.shutdown(wait=False)
 
@@ -137,7 +141,7 @@ class LiveRun:
 
     async def _newer(self, after: int) -> tuple[int, Frame] | None:
         deadline = self._loop.time() + FRAME_SECONDS
-        while True:
+        while not self._closing.is_set():
             news = self._news
             if self.trainer.state == "running":
                 frame = self.trainer.watchers.frame(-1, 0.0)  # asking is what keeps them coming
@@ -148,9 +152,10 @@ class LiveRun:
                 if serial != after:
                     return serial, frame
             rest = deadline - self._loop.time()
-            if rest <= 0 or self._closing.is_set():
-                return None
+            if rest <= 0:
+                break
             await asyncio.wait({asyncio.shield(news)}, timeout=rest)
+        return None
 
     def _still_frame(self) -> Frame | None:
         with self._framing:  # the second of two pages finds what the first had made

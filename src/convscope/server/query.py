@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from convscope.errors import ConvscopeError
-from convscope.server.session import IMAGES_PER_VIEW
+from convscope.server.question import IMAGES_PER_VIEW
 
 if TYPE_CHECKING:
     from starlette.datastructures import QueryParams
 
-NOT_METHOD_PARAMETERS = ("target", "images", "format")
+NOT_METHOD_PARAMETERS = ("target", "images", "format", "opening")
 _IDS = re.compile(r"\d{1,9}(?:,\d{1,9})*", re.ASCII)
 
 

@@ -85,23 +85,61 @@ class Parameter(Model):
 
 
 class Method(Model):
-    """One way of looking at a network, with what its panel says about it."""
+    """One way of looking at a network, with what its panel says about it.
+
+    The target of an "objective" method is a unit, or empty: then its parameter ``objective`` says what is looked at.
+    ``long``: it may take minutes. ``class_sensitive`` is False where a map hardly depends on the class that it is said
+    to explain, and None where that isn't a question. ``study``: it reads the session's study, which the server fills
+    in; it can't do without one where ``needs`` says so.
+    """
 
     name: str
     title: str
     summary: str
     papers: list[str]
     target: Literal["unit", "layer", "network", "objective"]
-    needs: list[Literal["images", "labels"]]
+    needs: list[Literal["images", "labels", "study"]]
     formula: str
     caveat: str
+    long: bool
+    class_sensitive: bool | None
+    study: bool
     parameters: list[Parameter]
 
 
+class MethodHere(Model):
+    """What is known of a method beforehand: why it can't show this target, and what its last View took, in seconds."""
+
+    name: str
+    refused: ErrorBody | None
+    seconds: float | None
+
+
+class MethodsHere(Model):
+    """What can be asked of a target."""
+
+    target: str
+    methods: list[MethodHere]
+
+
+class Explored(Model):
+    """The run that the network was taken from, and its step then."""
+
+    run: str
+    name: str
+    step: int
+
+
 class Session(Model):
-    """Everything a page needs before its first picture. ``unavailable``: methods that couldn't be imported."""
+    """Everything a page needs before its first picture. ``unavailable``: methods that couldn't be imported.
+
+    ``opening`` counts the networks that took each other's place; ``explored`` says where the one that is open was
+    trained, if that was here.
+    """
 
     version: str
+    opening: int
+    explored: Explored | None
     network: Network
     images: ImageSource
     methods: list[Method]
@@ -209,6 +247,20 @@ class JobEvent(Model):
     total: int
     message: str
     seconds_left: float | None
+    preview: int
+
+
+class Job(JobEvent):
+    """What a job has come to, and why it failed. ``preview`` is the number of its newest preview, 0 for none."""
+
+    failure: ErrorBody | None
+
+
+class SessionEvent(Model):
+    """The data of every ``session`` event of /api/events: another network is open now."""
+
+    id: Literal["session"]
+    opening: int
 
 
 class Study(Model):

@@ -1,99 +1,65 @@
 """Session: one open network, its images and its store, and how a request becomes a View.
 
-The store first, the one worker thread on a miss, and both give the same bytes. Knows no HTTP.
+The store first, the worker on a miss, and both give the same bytes. Another network can take the place of the one that
+the session began with: one that is being trained here. Knows no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import threading
-from collections import OrderedDict
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from convscope.errors import Cancelled, ConvscopeError
-from convscope.methods.base import describe, method_class, method_names
 from convscope.progress import report
+from convscope.server import question as questions
+from convscope.server.detached import Detached
+from convscope.server.events import JobEvent, SessionEvent
+from convscope.server.memory import MEMORY_BYTES, Memory
+from convscope.server.question import Opened, Question, Replaced
 from convscope.server.study import Studying
 from convscope.server.training import Training
+from convscope.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from convscope.images import Image, ImageSet
-    from convscope.methods.base import Method
     from convscope.network.batch import Batch
-    from convscope.network.network import Network
     from convscope.network.receptive_field import Box
     from convscope.server.jobs import Jobs
-    from convscope.store import Store
-    from convscope.view import Recipe
 
-IMAGES_PER_VIEW = 256
 UPLOADED_BYTES = 512 * 1024 * 1024
-MEMORY_BYTES = 64 * 1024 * 1024
 OPENING = "open"
-STUDY = "study"
 
 _log = logging.getLogger("convscope")
 
-Value = TypeVar("Value")
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where what is computed of a network is kept."""
 
-@dataclass(frozen=True)
-class Opened:
-    """What a session shows: the network, the images, and where they came from in the user's words."""
+    store: Store
+    studying: Studying
+    folder: tempfile.TemporaryDirectory[str] | None = None
 
-    network: Network
-    images: ImageSet
-    image_source: str
-
-
-class Memory(Generic[Value]):
-    """The most recently used values up to a number of bytes; safe for threads."""
-
-    def __init__(self, limit: int, size: Callable[[Value], int]) -> None:
-        self._limit = limit
-        self._size = size
-        self._values: OrderedDict[Any, Value] = OrderedDict()
-        self._used = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: Any) -> Value | None:
-        """The value kept under ``key``, or None."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: Any, value: Value) -> Value:
-        """Keep ``value`` and give it back; the least recently used ones make room."""
-        with self._lock:
-            if key not in self._values and self._size(value) <= self._limit:
-                self._values[key] = value
-                self._used += self._size(value)
-            while self._used > self._limit:
-                self._used -= self._size(self._values.popitem(last=False)[1])
-        return value
-
-
-@dataclass(frozen=True)
-class Question:
-    """A request for a View, checked against the network: everything is known but the numbers."""
-
-    opened: Opened
-    method: Method
-    target: str
-    ids: tuple[int, ...]
-    recipe: Recipe
+    async def close(self) -> None:
+        await self.studying.close()
+        self.store.close()
+        if self.folder is not None:
+            await asyncio.to_thread(self.folder.cleanup)
 
 
 class Session:
     """``opener`` loads the network and the images; it runs in the worker as soon as the server listens.
 
     ``place`` is the store's folder as the user named it; empty where it goes when the session ends. Where it isn't
-    ``needed``, the network is opened when somebody first looks at it, and the session goes on without it.
+    ``needed``, the network is opened when somebody first looks at it, and the session goes on without it. ``opening``
+    counts the networks that took each other's place, from 1.
     """
 
     def __init__(
@@ -106,22 +72,38 @@ class Session:
         training: Training | None = None,
         needed: bool = True,
     ) -> None:
-        self.store = store
         self.jobs = jobs
         self.training = training or Training(jobs)
-        self.studying = Studying(store, jobs, place)
+        self.detached = Detached()
         self.pictures: Memory[bytes] = Memory(MEMORY_BYTES, len)  # thumbnails, prepared images, downloads
         self.methods: list[dict[str, Any]] = []
         self.unavailable: list[dict[str, str]] = []
+        self.opening = 1
+        self.seconds: dict[str, float] = {}  # what a View of each method took last
+        self._first = _Place(store, Studying(store, jobs, place))
+        self._place = self._first
         self._opener = opener
         self._needed = needed
         self._started = False
         self._opening: asyncio.Task[Opened] | None = None
+        self._explored: Opened | None = None
+        self._replacing = asyncio.Lock()
+        self._unkept: Memory[bytes] = Memory(MEMORY_BYTES, len)  # what the store couldn't take
         self._batches: Memory[Batch] = Memory(
             4 * MEMORY_BYTES, lambda batch: batch.tensor.numel() * batch.tensor.element_size()
         )
         self._uploaded = 0
         self._adding = threading.Lock()
+
+    @property
+    def store(self) -> Store:
+        """Where the Views of the network that is open are kept."""
+        return self._place.store
+
+    @property
+    def studying(self) -> Studying:
+        """What was mined of the network that is open."""
+        return self._place.studying
 
     def start(self) -> None:
         """Start the worker, with opening the network as its first job if it is needed."""
@@ -141,16 +123,24 @@ class Session:
     async def close(self) -> None:
         """Stop training and the worker, and close the store."""
         self.jobs.stop()
+        await self.detached.close()
         await self.training.close()
         await self.jobs.close()
-        await self.studying.close()
-        self.store.close()
+        for place in {self._first, self._place}:
+            await place.close()
 
     async def opened(self) -> Opened:
         """The network and images, once they are there; raises what opening them raised."""
         if not self._started:
             raise RuntimeError("the session was never started")
+        if self._explored is not None:
+            return self._explored
         return await asyncio.shield(self._opening or self._begin_opening())
+
+    def check_opening(self, known: int) -> None:
+        """Raise :class:`Replaced` for who knows another network than the one that is open."""
+        if known != self.opening:
+            raise Replaced("another network was opened in place of this one", next_step="load the page again")
 
     def when_failed(self, callback: Callable[[], None]) -> None:
         """Call back if the network that is needed can't be opened."""
@@ -173,47 +163,95 @@ class Session:
     def _open(self) -> Opened:
         report(0, 1, "opening the network")
         opened = self._opener()
-        # Both are lazy and cost a forward pass: here, not in the first request.
-        _ = opened.network.layers, opened.network.fingerprint
-        self.methods, self.unavailable = describe_methods()
+        self._get_ready(opened)
         report(1, 1, "opening the network")
         return opened
+
+    def _get_ready(self, opened: Opened) -> None:
+        # Both are lazy and cost a forward pass: here, not in the first request.
+        _ = opened.network.layers, opened.network.fingerprint
+        self.methods, self.unavailable = questions.describe_methods()
+
+    # ---- another network ---------------------------------------------------------------------------------------
+
+    async def explore(self, make: Callable[[], Opened], name: str) -> Opened:
+        """Open another network in place of the one that is open; making it is the job ``name``.
+
+        What is computed of it is kept as long as it is open.
+        """
+
+        def work() -> Opened:
+            report(0, 1, "taking the network out of training")
+            opened = make()
+            self._get_ready(opened)
+            return opened
+
+        async with self._replacing:
+            opened = await self.jobs.run_beside(f"exploring {name}", work, name)
+            await _to_its_end(self._replace_by(opened))
+        return opened
+
+    async def _replace_by(self, opened: Opened) -> None:
+        def make() -> tuple[Store, tempfile.TemporaryDirectory[str]]:
+            folder = tempfile.TemporaryDirectory(prefix="convscope-explored-", ignore_cleanup_errors=True)
+            return Store.open(folder.name), folder
+
+        store, folder = await asyncio.to_thread(make)
+        await self._replace(opened, _Place(store, Studying(store, self.jobs), folder))
+
+    async def go_back(self) -> Opened:
+        """The network that the session began with is open again."""
+        async with self._replacing:
+            if self._explored is not None:
+                await _to_its_end(self._replace(None, self._first))
+        return await self.opened()
+
+    async def _replace(self, opened: Opened | None, place: _Place) -> None:
+        before, self._place, self._explored = self._place, place, opened
+        self.opening += 1
+        self.detached.cancel_all()
+        self._batches.clear()
+        if before is self._first:
+            await before.studying.close()  # no one looks at what is mined of it
+        else:
+            await before.close()
+        if self._started:
+            place.studying.start()
+        self.jobs.announce(SessionEvent(self.opening))
+
+    # ---- views -------------------------------------------------------------------------------------------------
 
     async def ask(self, name: str, target: str, ids: Sequence[int], parameters: Mapping[str, str]) -> Question:
         """Check a request for a View; raises with the next step when it doesn't fit this network."""
         opened = await self.opened()
-        if len(ids) > IMAGES_PER_VIEW:
-            raise ConvscopeError(
-                f"{len(ids)} images in one view", next_step=f"choose {IMAGES_PER_VIEW} at most", where=name[:80]
-            )
-        images = opened.images[tuple(ids)]
-        method = self._method(name, parameters)
-        if "images" in method.needs and not ids:
-            raise ConvscopeError(f"{name} needs images", next_step="choose at least one image")
-        return Question(
-            opened, method, target, tuple(ids), method.recipe(opened.network, target, _identity(opened.network, images))
-        )
+        # What was mined, and the images' bytes, are read from files.
+        return await asyncio.to_thread(questions.ask, opened, self.studying, name, target, ids, parameters)
 
-    def _method(self, name: str, parameters: Mapping[str, str]) -> Method:
-        """The method with its parameters; a study is always the session's own, never a folder that a client names."""
-        cls = method_class(name)
-        if all(each.name != STUDY for each in cls.parameters()):
-            return cls.make(parameters)
-        if STUDY in parameters:
-            raise ConvscopeError(f"{name} shows this session's own study", next_step=f"leave out {STUDY}")
-        return cls.make({**parameters, STUDY: str(self.store.path)})
-
-    async def answer(self, question: Question, name: str) -> bytes:
-        """The View's blob: from the store, or computed in the worker under the job name ``name``."""
+    async def known(self, question: Question) -> bytes | None:
+        """The View's blob, where it was computed before."""
         key = question.recipe.key
+        if question.method.kept:
+            return self._unkept.get(key) or await asyncio.to_thread(self.store.get, key)
+        return self.pictures.get(key)
+
+    async def computed(self, question: Question, name: str, page: str = "") -> bytes:
+        """The View's blob, computed as the job ``name``; what one page asks of one method is a line of its own."""
+        key, line = question.recipe.key, f"{page} {question.method.name}"
+        if question.method.long:
+            return await self.jobs.run_long(key, lambda: self._compute(question), name, line)
         if not question.method.kept:
             # Read off the store, without running the network: it needn't wait for what does.
-            blob = self.pictures.get(key)
-            return blob or self.pictures.put(key, await asyncio.to_thread(self._compute, question))
-        blob = await asyncio.to_thread(self.store.get, key)
-        if blob is None:
-            blob = await self.jobs.run(key, lambda: self._compute(question), name)
-        return blob
+            return self.pictures.put(key, await asyncio.to_thread(self._compute, question))
+        return await self.jobs.run(key, lambda: self._compute(question), name, line)
+
+    async def begin(self, question: Question, name: str, page: str = "") -> JobEvent:
+        """Have a View computed that nobody waits for; its job's state. It is cancelled when the page is gone."""
+        task = self.detached.begin(self.computed(question, name, page), page)
+        await asyncio.sleep(0)  # until it stands in line, or was turned away
+        if task.done():
+            task.result()
+        told = self.jobs.told(name)
+        return JobEvent(name, "queued") if told is None else told[0]
 
     async def receptive_field(self, unit: str, name: str) -> Box:
         """What one neuron sees. Measuring it runs the network, which only the worker may do: as the job ``name``."""
@@ -225,25 +263,32 @@ class Session:
         return await self.jobs.run(f"receptive field of {unit}", lambda: network.receptive_field(unit), name)
 
     def _compute(self, question: Question) -> bytes:
-        network = question.opened.network
+        network, method = question.opened.network, question.method
         batch = self._batch(question)
-        view = question.method.run(network, question.target, images=batch)
-        try:
-            if question.method.kept:
+        started = time.monotonic()
+        view = method.run(network, question.target, images=batch)
+        self.seconds[method.name] = time.monotonic() - started
+        blob = view.to_bytes()
+        if method.kept:
+            try:
                 self.store.put(view)
-        except ConvscopeError as error:
-            # A full disk costs the next visitor a computation, not this one their answer.
-            _log.warning("a view couldn't be stored: %s", error)
-        return view.to_bytes()
+            except ConvscopeError as error:
+                # A full disk costs the next visitor a computation, not this one their answer.
+                _log.warning("a view couldn't be stored: %s", error)
+                self._unkept.put(question.recipe.key, blob)
+        elif method.long:
+            self.pictures.put(question.recipe.key, blob)
+        return blob
 
     def _batch(self, question: Question) -> Batch | None:
         """The prepared images; the same few are looked at again and again, so they stay in memory."""
         if not question.ids:
             return None
-        batch = self._batches.get(question.ids)
+        key = (id(question.opened), question.ids)
+        batch = self._batches.get(key)
         if batch is None:
             images = question.opened.images[question.ids]
-            batch = self._batches.put(question.ids, question.opened.network.batch(images))
+            batch = self._batches.put(key, question.opened.network.batch(images))
         return batch
 
     async def add_image(self, encoded: bytes, name: str) -> Image:
@@ -265,34 +310,13 @@ class Session:
         return image
 
 
-def _identity(network: Network, images: ImageSet) -> Batch | None:
-    """As much of a batch as a recipe reads; preparing the pixels can wait until the store has nothing."""
-    if not len(images):
-        return None
-    import torch
-
-    from convscope.network.batch import Batch
-
-    return Batch(
-        torch.empty(len(images), 0, 0, 0),
-        tuple(image.fingerprint for image in images),
-        tuple(image.name for image in images),
-        tuple(network.class_of(image) for image in images),
-    )
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Finish it whoever goes away: what is half replaced could be used by nobody."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        await asyncio.wait({task})
 
 
-def describe_methods() -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Every method as plain values, and those that can't be imported as {name, reason}."""
-    described, unavailable = [], []
-    for name in method_names():
-        try:
-            found = describe(method_class(name))
-            # The page can't choose a study: it has one.
-            found["parameters"] = [each for each in found["parameters"] if each["name"] != STUDY]
-            described.append(found)
-        except ConvscopeError as error:
-            unavailable.append({"name": name, "reason": str(error)})
-    return described, unavailable
-
-
-__all__ = ["IMAGES_PER_VIEW", "OPENING", "Memory", "Opened", "Question", "Session", "describe_methods"]
+__all__ = ["OPENING", "Opened", "Session"]

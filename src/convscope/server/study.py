@@ -18,7 +18,7 @@ import numpy as np
 
 from convscope.errors import Cancelled, ConvscopeError, Refused
 from convscope.progress import watch
-from convscope.server.jobs import StudyEvent
+from convscope.server.events import StudyEvent
 from convscope.store import INDEX
 
 if TYPE_CHECKING:

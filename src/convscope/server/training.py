@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convscope.errors import Cancelled, ConvscopeError, Refused
-from convscope.server.jobs import TrainingEvent
+from convscope.server.events import TrainingEvent
 from convscope.server.live_run import LiveRun
 from convscope.server.racing import Racing
 from convscope.server.run_folder import SNAPSHOT, RunFolder, Stamp, run_id

@@ -22,6 +22,8 @@ from convscope.server.answering import (
     typed,
     while_connected,
 )
+from convscope.server.answers import session_answer
+from convscope.server.schema import Session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,6 +95,25 @@ async def open_run(
     job = x_convscope_job or uuid.uuid4().hex
     live = await while_connected(request, training.resume(run, how.data, job, replaces=how.replace))
     return typed(await run_of(request, live.identity))
+
+
+@training_api.post("/runs/{run}/explore", operation_id="exploreRun", response_model=Session)
+async def explore_run(request: Request, run: RunId, x_convscope_job: JobHeader = None) -> Response:
+    """Look into a run's network: it takes the place of the session's, with its held-out images.
+
+    It is a copy of the weights as they are now, or, where the run isn't open, of its last snapshot. Every page hears
+    of it by a ``session`` event; POST /api/session/return opens the network again that was there before.
+    """
+    from convscope.server.exploring import explore_live, explore_recorded
+
+    session, training = session_of(request), training_of(request)
+    summary = await asyncio.to_thread(training.folder.summary, run)
+    live = training.live
+    open_here = live is not None and live.identity == run
+    make = explore_live(live, summary.name) if live and open_here else explore_recorded(summary, training.data)
+    job = x_convscope_job or uuid.uuid4().hex
+    opened = await while_connected(request, session.explore(make, job))
+    return typed(session_answer(session, opened))
 
 
 @training_api.delete("/runs/{run}", operation_id="closeRun", status_code=204, response_class=Response)

@@ -136,6 +136,15 @@ def is_cropped(shape: tuple[int, int, int], input: Input) -> bool:  # noqa: A002
     return all(wanted <= found <= wanted * 1.25 for found, wanted in pairs)
 
 
+def resized_side(data: Data, input: Input) -> int | None:  # noqa: A002 - it is the network's input
+    """The shorter side that a picture of one's own is brought to before its middle is taken, as the data's were.
+
+    None where all of each image is seen.
+    """
+    _, rows, columns = data.shape
+    return min(rows, columns) if (rows, columns) != (input.rows, input.columns) else None
+
+
 def load_data(source: Any = "mnist", *, size: tuple[int, int] | None = None, train: int = 0, held_out: int = 0) -> Data:
     """Training data from wherever they are.
 

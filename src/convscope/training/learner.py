@@ -14,6 +14,7 @@ import torch
 from convscope.errors import Cancelled, Refused
 from convscope.methods.backward import multiplications
 from convscope.training.batches import Batches, derived_seed
+from convscope.training.data import resized_side
 from convscope.training.evaluation import Evaluation, Prediction, evaluate, part_size, predict
 from convscope.training.frames import Frame, panels_of
 from convscope.training.layerwise import Layerwise
@@ -81,12 +82,8 @@ class Learner:
         self.data = data.fitted(self.definition.input)
         self.seed = seed
         self.device = torch.device(device)
-        # A picture of one's own is brought to the size of the data before its middle is taken, as theirs is.
-        _, rows, columns = self.data.shape
-        cropped = (rows, columns) != (self.definition.input.rows, self.definition.input.columns)
-        self.network = self.definition.network(
-            seed, class_names=data.class_names, name=name, resize=min(rows, columns) if cropped else None
-        )
+        side = resized_side(self.data, self.definition.input)
+        self.network = self.definition.network(seed, class_names=data.class_names, name=name, resize=side)
         if weights is not None:
             self.network.module.load_state_dict(weights)
         self._check_batch_size(self.settings)

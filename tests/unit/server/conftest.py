@@ -18,7 +18,7 @@ from convscope.images import load_images
 from convscope.methods.base import Method, method_class, parameter
 from convscope.network.network import Network
 from convscope.progress import report
-from convscope.server import session as session_module
+from convscope.server import question as question_module
 from convscope.server.app import create_app
 from convscope.server.bundle import Bundle
 from convscope.server.jobs import Jobs
@@ -91,7 +91,7 @@ class Broken(Method):
 def slow(monkeypatch):
     """The method ``slow`` (and ``broken``), with its gate closed."""
     own = {"slow": Slow, "broken": Broken}
-    monkeypatch.setattr(session_module, "method_class", lambda name: own.get(name) or method_class(name))
+    monkeypatch.setattr(question_module, "method_class", lambda name: own.get(name) or method_class(name))
     for event in (Slow.gate, Slow.entered, Slow.left):
         event.clear()
     Slow.runs.clear()

@@ -17,7 +17,8 @@ from convscope.network.network import Network
 from convscope.server.app import create_app, openapi
 from convscope.server.bundle import Bundle
 from convscope.server.jobs import Jobs
-from convscope.server.session import Memory, Opened, Session
+from convscope.server.memory import Memory
+from convscope.server.session import Opened, Session
 from convscope.store import Store
 from convscope.view import View
 

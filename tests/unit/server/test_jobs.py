@@ -9,7 +9,8 @@ import pytest
 
 from convscope.errors import Cancelled, Refused
 from convscope.progress import report
-from convscope.server.jobs import SUBSCRIBER_LIMIT, Busy, Jobs, Subscription
+from convscope.server.events import JobEvent, Subscription
+from convscope.server.jobs import SUBSCRIBER_LIMIT, Busy, Jobs
 
 
 @asynccontextmanager
@@ -228,8 +229,6 @@ def test_a_slow_subscriber_misses_steps_but_never_the_latest_state():
 
 def test_subscriptions_are_bounded():
     async def scenario():
-        from convscope.server.jobs import JobEvent
-
         subscription = Subscription(limit=3)
         for number in range(10):
             subscription.push(JobEvent(str(number), "done"))

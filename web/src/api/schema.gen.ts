@@ -13,8 +13,11 @@ export interface paths {
         };
         /**
          * Get Events
-         * @description Server-sent events: ``job``, what a job has come to (a JobEvent), ``study``, that it grew (a StudyEvent), and
-         *     ``training``, that a run changed (a TrainingEvent).
+         * @description Server-sent events: ``job``, what a job has come to (a JobEvent), ``study``, that it grew (a StudyEvent),
+         *     ``training``, that a run changed (a TrainingEvent), and ``session``, that another network is open (a SessionEvent).
+         *
+         *     ``page`` is what the page calls itself when it asks for Views; once it has stopped listening for some seconds, what
+         *     it didn't wait for is cancelled.
          */
         get: operations["getEvents"];
         put?: never;
@@ -96,7 +99,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * Get Job
+         * @description What the last job of this name has come to, and why it failed.
+         */
+        get: operations["getJob"];
         put?: never;
         post?: never;
         /**
@@ -104,6 +111,28 @@ export interface paths {
          * @description Cancel what was asked for under this job name. A job that is over, or never was, is cancelled already.
          */
         delete: operations["cancelJob"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/jobs/{name}/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Preview
+         * @description What a job under way has made so far, as a View of the kind it will be; the newest one, if newer than ``after``.
+         *
+         *     An event of the job tells the number of its newest preview.
+         */
+        get: operations["getPreview"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -121,6 +150,28 @@ export interface paths {
          * @description The layer table.
          */
         get: operations["getLayers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/methods": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Methods
+         * @description What can be asked of a target: each method's refusal, as far as it is known without computing anything.
+         *
+         *     A method that can do without a target is asked about the whole network where it doesn't take this one.
+         */
+        get: operations["getMethods"];
         put?: never;
         post?: never;
         delete?: never;
@@ -186,6 +237,26 @@ export interface paths {
         get: operations["getSession"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/session/return": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Return To First
+         * @description Open the network again that the server was started with, in place of one that is being trained.
+         */
+        post: operations["returnToFirst"];
         delete?: never;
         options?: never;
         head?: never;
@@ -509,6 +580,29 @@ export interface paths {
         get: operations["getCurves"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/runs/{run}/explore": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Explore Run
+         * @description Look into a run's network: it takes the place of the session's, with its held-out images.
+         *
+         *     It is a copy of the weights as they are now, or, where the run isn't open, of its last snapshot. Every page hears
+         *     of it by a ``session`` event; POST /api/session/return opens the network again that was there before.
+         */
+        post: operations["exploreRun"];
         delete?: never;
         options?: never;
         head?: never;
@@ -849,6 +943,9 @@ export interface paths {
         /**
          * Get View
          * @description A View as safetensors bytes. Any other query parameter is a parameter of the method.
+         *
+         *     A method that takes long is computed without holding the connection where the client prefers that: the answer is
+         *     its job then, which is cancelled when the page that asked has stopped listening to /api/events.
          */
         get: operations["getView"];
         put?: never;
@@ -1050,6 +1147,18 @@ export interface components {
             text: string;
         };
         /**
+         * Explored
+         * @description The run that the network was taken from, and its step then.
+         */
+        Explored: {
+            /** Name */
+            name: string;
+            /** Run */
+            run: string;
+            /** Step */
+            step: number;
+        };
+        /**
          * Extent
          * @description Along one axis: position i sees pixels ``offset + stride * i`` to ``offset + stride * i + size - 1``.
          */
@@ -1118,6 +1227,30 @@ export interface components {
             skipped: components["schemas"]["Skipped"][];
         };
         /**
+         * Job
+         * @description What a job has come to, and why it failed. ``preview`` is the number of its newest preview, 0 for none.
+         */
+        Job: {
+            /** Done */
+            done: number;
+            failure: components["schemas"]["ErrorBody"] | null;
+            /** Id */
+            id: string;
+            /** Message */
+            message: string;
+            /** Preview */
+            preview: number;
+            /** Seconds Left */
+            seconds_left: number | null;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "queued" | "running" | "done" | "failed" | "cancelled";
+            /** Total */
+            total: number;
+        };
+        /**
          * JobEvent
          * @description The data of every ``job`` event of /api/events.
          */
@@ -1128,6 +1261,8 @@ export interface components {
             id: string;
             /** Message */
             message: string;
+            /** Preview */
+            preview: number;
             /** Seconds Left */
             seconds_left: number | null;
             /**
@@ -1244,29 +1379,61 @@ export interface components {
         /**
          * Method
          * @description One way of looking at a network, with what its panel says about it.
+         *
+         *     The target of an "objective" method is a unit, or empty: then its parameter ``objective`` says what is looked at.
+         *     ``long``: it may take minutes. ``class_sensitive`` is False where a map hardly depends on the class that it is said
+         *     to explain, and None where that isn't a question. ``study``: it reads the session's study, which the server fills
+         *     in; it can't do without one where ``needs`` says so.
          */
         Method: {
             /** Caveat */
             caveat: string;
+            /** Class Sensitive */
+            class_sensitive: boolean | null;
             /** Formula */
             formula: string;
+            /** Long */
+            long: boolean;
             /** Name */
             name: string;
             /** Needs */
-            needs: ("images" | "labels")[];
+            needs: ("images" | "labels" | "study")[];
             /** Papers */
             papers: string[];
             /** Parameters */
             parameters: components["schemas"]["Parameter"][];
+            /** Study */
+            study: boolean;
             /** Summary */
             summary: string;
             /**
              * Target
              * @enum {string}
              */
-            target: "unit" | "layer" | "network";
+            target: "unit" | "layer" | "network" | "objective";
             /** Title */
             title: string;
+        };
+        /**
+         * MethodHere
+         * @description What is known of a method beforehand: why it can't show this target, and what its last View took, in seconds.
+         */
+        MethodHere: {
+            /** Name */
+            name: string;
+            refused: components["schemas"]["ErrorBody"] | null;
+            /** Seconds */
+            seconds: number | null;
+        };
+        /**
+         * MethodsHere
+         * @description What can be asked of a target.
+         */
+        MethodsHere: {
+            /** Methods */
+            methods: components["schemas"]["MethodHere"][];
+            /** Target */
+            target: string;
         };
         /**
          * Mine
@@ -1702,16 +1869,35 @@ export interface components {
         /**
          * Session
          * @description Everything a page needs before its first picture. ``unavailable``: methods that couldn't be imported.
+         *
+         *     ``opening`` counts the networks that took each other's place; ``explored`` says where the one that is open was
+         *     trained, if that was here.
          */
         Session: {
+            explored: components["schemas"]["Explored"] | null;
             images: components["schemas"]["ImageSource"];
             /** Methods */
             methods: components["schemas"]["Method"][];
             network: components["schemas"]["Network"];
+            /** Opening */
+            opening: number;
             /** Unavailable */
             unavailable: components["schemas"]["Skipped"][];
             /** Version */
             version: string;
+        };
+        /**
+         * SessionEvent
+         * @description The data of every ``session`` event of /api/events: another network is open now.
+         */
+        SessionEvent: {
+            /**
+             * Id
+             * @constant
+             */
+            id: "session";
+            /** Opening */
+            opening: number;
         };
         /**
          * Setting
@@ -2063,7 +2249,9 @@ export type $defs = Record<string, never>;
 export interface operations {
     getEvents: {
         parameters: {
-            query?: never;
+            query?: {
+                page?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -2076,7 +2264,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["JobEvent"] | components["schemas"]["StudyEvent"] | components["schemas"]["TrainingEvent"];
+                    "application/json": components["schemas"]["JobEvent"] | components["schemas"]["SessionEvent"] | components["schemas"]["StudyEvent"] | components["schemas"]["TrainingEvent"];
                     "text/event-stream": unknown;
                 };
             };
@@ -2280,6 +2468,46 @@ export interface operations {
             };
         };
     };
+    getJob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
     cancelJob: {
         parameters: {
             query?: never;
@@ -2293,6 +2521,62 @@ export interface operations {
         responses: {
             /** @description Successful Response */
             204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getPreview: {
+        parameters: {
+            query?: {
+                after?: number;
+            };
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description nothing newer */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description still the same */
+            304: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2334,6 +2618,47 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Layers"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    getMethods: {
+        parameters: {
+            query?: {
+                /** @description layer, unit or neuron; empty for the whole network */
+                target?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MethodsHere"];
                 };
             };
             /** @description Client Error */
@@ -2454,6 +2779,44 @@ export interface operations {
         };
     };
     getSession: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Session"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    returnToFirst: {
         parameters: {
             query?: never;
             header?: never;
@@ -3302,6 +3665,48 @@ export interface operations {
             };
         };
     };
+    exploreRun: {
+        parameters: {
+            query?: never;
+            header?: {
+                "x-convscope-job"?: string | null;
+            };
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Session"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
     getFrame: {
         parameters: {
             query?: {
@@ -4049,6 +4454,12 @@ export interface operations {
             };
             header?: {
                 "x-convscope-job"?: string | null;
+                /** @description one page's own word for itself */
+                "x-convscope-page"?: string | null;
+                /** @description respond-async: don't wait for what takes long */
+                prefer?: string;
+                /** @description only-if-cached: compute nothing */
+                "cache-control"?: string;
             };
             path: {
                 method: string;
@@ -4067,6 +4478,22 @@ export interface operations {
                     "image/png": string;
                     "image/svg+xml": string;
                 };
+            };
+            /** @description it is being computed; /api/events tells when it can be asked for */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description it wasn't computed yet, and only-if-cached was asked for */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description still the same */
             304: {
