@@ -240,7 +240,7 @@ ROWS = {
     "smoothgrad": Row(_smoothgrad, [{"samples": 2}, {"samples": 1, "squared": True}]),
     "sanity_checks": Row(
         _sanity_checks,
-        [{"of_parameters": '{"reduce": "norm"}', "stages": 2, "steps": 2, "fills": "mean"}],
+        [{"of_parameters": '{"reduce": "norm"}', "stages": 1, "steps": 2, "fills": "mean"}],
     ),
     "grad_cam": Row(_grad_cam, [{}, {"variant": "hires_cam", "rectify": False}]),
     "occlusion": Row(_occlusion, [{"window": 4, "stride": 4}, {"fill": "blur", "window": 5, "stride": 5}]),

@@ -102,10 +102,15 @@ class Network:
         return cls(module, preprocessing, name=name, source=source, class_names=class_names, output=output)
 
     def with_module(self, module: nn.Module) -> Network:
-        """The same preprocessing, names and output over another module, such as a copy whose weights are changed."""
-        return Network(
+        """The same handle over a copy of the module whose weights are changed: calls, names and preprocessing stay.
+
+        The layer table is shared, not made anew, so the kernels it holds remain those of this network's own module.
+        """
+        made = Network(
             module, self.preprocessing, name=self.name, class_names=self.class_names, output=self._wanted_output
         )
+        made._table_made = self._table
+        return made
 
     def __repr__(self) -> str:
         rows, columns = self.image_size

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import rankdata, spearmanr
 from skimage.metrics import structural_similarity as skimage_ssim
 
-from convscope.methods.evidence.similarity import average_ranks, brightness, spearman, structural_similarity
+from convscope.methods.evidence.similarity import average_ranks, brightness, settled, spearman, structural_similarity
 
 
 @pytest.mark.parametrize("different", [3, 20, 10_000], ids=["many ties", "some ties", "hardly any"])
@@ -66,3 +66,13 @@ def test_structural_similarity_of_maps_smaller_than_the_window(shape):
 def test_brightness_of_nothing_is_nothing():
     assert not brightness(np.zeros((2, 2))).any()
     assert brightness(np.array([[4.0, -8.0]])).tolist() == [[0.5, 1.0]]
+
+
+def test_the_last_digits_of_a_float_are_no_order():
+    values = np.random.default_rng(0).normal(size=(20, 20))
+    values[:, :10] = 0.25
+    noisy = values * (1 + 1e-7 * np.random.default_rng(1).normal(size=values.shape))
+    assert spearman(values, noisy) < 0.99
+    assert spearman(settled(values), settled(noisy)) > 0.9999
+    assert not settled(np.zeros((2, 2))).any()
+    assert np.isnan(settled(np.array([1.0, np.nan]))[1])

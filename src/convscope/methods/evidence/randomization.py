@@ -24,7 +24,6 @@ _NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
     nn.LayerNorm,
-    nn.LocalResponseNorm,
     nn.RMSNorm,
 )
 
@@ -159,7 +158,7 @@ def forget(module: nn.Module, paths: Sequence[str], seed: int) -> None:
     """
     for path in paths:
         part = module.get_submodule(path)
-        if isinstance(part, _NORMALIZATIONS) and hasattr(part, "reset_parameters"):
+        if isinstance(part, _NORMALIZATIONS):
             part.reset_parameters()
             continue
         parameters = dict(part.named_parameters(recurse=False))
@@ -178,7 +177,8 @@ def _forgotten(parameter: Tensor, name: str, beside_kernel: bool, generator: tor
     if name == "bias" and beside_kernel:
         return torch.zeros_like(parameter)
     order = torch.randperm(parameter.numel(), generator=generator)
-    return parameter.detach().reshape(-1)[order.to(parameter.device)].reshape(parameter.shape)
+    shuffled: Tensor = parameter.detach().reshape(-1)[order.to(parameter.device)].reshape(parameter.shape)
+    return shuffled
 
 
 def _number(text: str) -> int:

@@ -21,7 +21,7 @@ from convscope.methods.evidence.maps import Question
 from convscope.methods.evidence.perturbation import area, perturbation_curves, tile_side
 from convscope.methods.evidence.randomization import cascade, copy_of, forget, relevant_parameters
 from convscope.methods.evidence.sensitivity import other_choices
-from convscope.methods.evidence.similarity import brightness, spearman, structural_similarity
+from convscope.methods.evidence.similarity import brightness, settled, spearman, structural_similarity
 from convscope.methods.objective import HELP
 from convscope.methods.ranges import check_size, not_finite
 from convscope.progress import preview, report
@@ -237,7 +237,8 @@ class SanityChecks(Method):
         images, network = question.batch.tensor, question.network
         pre = network.preprocessing
         black = -torch.tensor(pre.mean)[:, None, None] / torch.tensor(pre.std)[:, None, None]
-        importance = torch.from_numpy(np.abs(found.compared) if self.order == "magnitude" else found.compared)
+        exact = np.abs(found.compared) if self.order == "magnitude" else found.compared
+        importance = torch.from_numpy(np.stack([np.stack([settled(each) for each in maps]) for maps in exact]))
         fills = self.fill_names()
         shape = (len(fills), len(CURVES), len(images), self.steps + 1)
         deletion, insertion = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -323,7 +324,7 @@ def _arrays(found: _Found, steps: int) -> dict[str, Array]:
     arrays: dict[str, Array] = {
         "randomized": np.stack(found.maps),
         "spearman": np.array([_each(_magnitude_correlation, maps, original) for maps in found.maps]),
-        "spearman_signed": np.array([_each(spearman, maps, original) for maps in found.maps]),
+        "spearman_signed": np.array([_each(_correlation, maps, original) for maps in found.maps]),
         "ssim": np.array([_each(_likeness, maps, original) for maps in found.maps]),
         "compared": found.compared,
         "edge_similarity": np.array(_each(_magnitude_correlation, original, found.compared[CURVES.index("edges")])),
@@ -343,7 +344,11 @@ def _each(measure: Any, maps: Array, others: Array) -> list[float]:
 
 
 def _magnitude_correlation(one: Array, other: Array) -> float:
-    return spearman(np.abs(one), np.abs(other))
+    return _correlation(np.abs(one), np.abs(other))
+
+
+def _correlation(one: Array, other: Array) -> float:
+    return spearman(settled(one), settled(other))
 
 
 def _likeness(one: Array, other: Array) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
 _WINDOW, _SIGMA = 11, 1.5  # Wang et al. 2004, section III-B
+_LEVELS = 65536
 _C1, _C2 = 0.01**2, 0.03**2  # their K1, K2, for values from 0 to 1
 
 
@@ -61,6 +62,23 @@ def structural_similarity(one: Array, other: Array) -> float:
     return float((luminance * structure).mean())
 
 
+def settled(values: Array) -> Array:
+    """A map in whole steps of 1/65536 of its largest magnitude, in float64.
+
+    What differs by less is equal: float32 sums differ in their last digits with the batch they are computed in, and
+    order shouldn't be made of that.
+
+    >>> settled(np.array([1.0, 0.5, 0.5000001])).tolist()
+    [65536.0, 32768.0, 32768.0]
+    """
+    finite = np.abs(values[np.isfinite(values)])
+    largest = float(finite.max(initial=0.0))
+    steps: Array = (
+        np.round(values.astype(np.float64) * (_LEVELS / largest)) if largest > 0 else values.astype(np.float64)
+    )
+    return steps
+
+
 def brightness(values: Array) -> Array:
     """A map's magnitude on the scale from 0 to 1 on which it is drawn: divided by its largest; zeros stay zeros.
 
@@ -74,8 +92,9 @@ def brightness(values: Array) -> Array:
 
 def _gaussian(size: int) -> Array:
     offsets = np.arange(size) - size // 2
-    weights: Array = np.exp(-(offsets**2) / (2 * _SIGMA**2))
-    return weights / weights.sum()
+    weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
+    normalized: Array = weights / weights.sum()
+    return normalized
 
 
 def _windowed(values: Array, window: Array) -> Array:
