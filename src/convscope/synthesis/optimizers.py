@@ -159,7 +159,7 @@ class Update(ABC):
         if self._policy.progress01 is not None:
             early, late = self._policy.progress01
             gain = (late * (1 - values.detach().float().cpu())).clamp(max=early)
-        squares = sum((each.detach().abs().double().square().flatten(1).sum(1).cpu() for each in gradients))
+        squares = sum(each.detach().abs().double().square().flatten(1).sum(1).cpu() for each in gradients)
         assert not isinstance(squares, int)  # noqa: S101 - for the type checker: there is a variable
         return torch.where(squares > 0, gain.double() / squares, 0.0).clamp(max=largest).float()
 
@@ -227,7 +227,8 @@ class _NAdam(Update):
         scale = (second / (1 - _SECOND ** (self.age + 1))).sqrt_().add_(_SMALL)
         ahead = gradient * ((1 - self._now) / (1 - self._product))
         ahead.add_(first, alpha=self._next / (1 - self._product * self._next))
-        return ahead.div_(scale)
+        moved: Tensor = ahead.div_(scale)
+        return moved
 
 
 __all__ = ["KINDS", "Kind", "Optimizer", "Update"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -39,3 +40,16 @@ def evaluation_mode(module: nn.Module) -> Callable[[], None]:
             torch.cuda.set_rng_state_all(device_states)
 
     return restore
+
+
+@contextmanager
+def frozen_weights(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside the block: nothing is kept for one, where only the image's is wanted."""
+    asking = [each for each in module.parameters() if each.requires_grad and each.is_leaf]
+    try:
+        for each in asking:
+            each.requires_grad_(False)
+        yield
+    finally:
+        for each in asking:
+            each.requires_grad_(True)

@@ -1,8 +1,11 @@
-"""The two published ways of sending a gradient backwards through ReLU that are not its derivative, for every spelling.
+"""The published ways of sending a gradient backwards through ReLU that are not its derivative, for every spelling.
 
 A rule replaces the operation, not a module: ``nn.ReLU``, ``F.relu``, ``relu_``, ``clamp(min=0)``, ``threshold(0, 0)``,
 ``maximum(x, 0)`` are one and the same. A ReLU that is cut off above (ReLU6, ``hardtanh(0, 6)``, ``clamp(0, 6)``) is a
 gate of ones and zeros too, so the rules hold for it as they stand: with the gate 0 < x < 6.
+
+Two of them explain an image. The third, "redirected", only helps an ascent to begin: it is asked for nothing but a way
+out of where the gradient is zero, so unlike those it is also used in networks that have other nonlinearities.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-ReluRule = Literal["deconvnet", "guided"]
+ReluRule = Literal["deconvnet", "guided", "redirected"]
 
 # Torch's own names of the arguments, by the function's name without the marks of in-place forms.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -104,10 +107,12 @@ def _number(value: Any) -> float | None:
 
 
 class RuledRelu(torch.autograd.Function):
-    """ReLU whose backward pass follows Zeiler & Fergus (deconvnet) or Springenberg et al. (guided).
+    """ReLU whose backward pass follows Zeiler & Fergus (deconvnet), Springenberg et al. (guided) or Lucid (redirected).
 
     With g the gradient that arrives and h where a ReLU is cut off (infinity for ReLU itself), deconvnet sends on
-    max(g, 0), whatever the input was; guided sends on max(g, 0) where 0 < input < h, and 0 elsewhere.
+    max(g, 0), whatever the input was; guided sends on max(g, 0) where 0 < input < h, and 0 elsewhere. Redirected is the
+    gradient itself; for an image of which nothing gets through, it sends on g where that leads back to where the gate
+    is open: g > 0 where input ≤ 0, g < 0 where input ≥ h.
     """
 
     @staticmethod
@@ -115,8 +120,10 @@ class RuledRelu(torch.autograd.Function):
         """ReLU itself, or ReLU cut off."""
         ctx.high = high
         # The mask, not the input: an in-place ReLU writes over the input right after.
-        if rule == "guided":
-            ctx.save_for_backward(input > 0 if high is None else (input > 0) & (input < high))
+        ctx.rule = rule
+        if rule != "deconvnet":
+            low = input > 0
+            ctx.save_for_backward(*([low] if high is None else [low, input < high]))
         if in_place:
             ctx.mark_dirty(input)
             return input.relu_() if high is None else input.clamp_(0, high)
@@ -124,11 +131,23 @@ class RuledRelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        """Rectify the gradient instead of, or as well as, the activation."""
+        """Rectify the gradient instead of, or as well as, the activation; or lead it back to where it gets through."""
+        if ctx.rule == "redirected":
+            return _redirected(gradients[0], *ctx.saved_tensors), None, None, None
         rectified = gradients[0].clamp(min=0)
         for open_gate in ctx.saved_tensors:
             rectified *= open_gate
         return rectified, None, None, None
+
+
+def _redirected(gradient: Tensor, above: Tensor, below: Tensor | None = None) -> Tensor:
+    """The gradient where the input is ``above`` 0 and ``below`` the cut; if that is nothing of an image, back there."""
+    passed = gradient * above if below is None else gradient * (above & below)
+    back = gradient * (above | (gradient > 0))
+    if below is not None:
+        back = back * (below | (gradient < 0))
+    nothing = (passed == 0).flatten(1).all(dim=1).reshape(-1, *[1] * (gradient.dim() - 1))
+    return torch.where(nothing, back, passed)
 
 
 class RuleMode(TorchFunctionMode):

@@ -141,7 +141,7 @@ class Trace:
         """
         if self._block is None:
             raise ConvscopeError("gradients are gone once the block has ended", next_step="ask inside the with block")
-        if self._relu_rule is not None and self._image is not None:
+        if self._relu_rule in ("deconvnet", "guided") and self._image is not None:
             check_relu_rule(self._relu_rule, scalar, self._image)
         if not scalar.requires_grad:
             return {name: torch.zeros_like(self._value(name)) for name in layers}
