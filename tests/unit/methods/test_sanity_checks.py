@@ -155,7 +155,7 @@ def test_what_is_explained_stays_what_the_trained_network_chose():
 
 def test_curves_are_the_class_probability_of_changed_images():
     network, images = classifier(), shapes(2)
-    view = network.view("sanity_checks", images=images, of="gradient", stages=0, steps=4, fills="mean", tile=1)
+    view = network.view("sanity_checks", images=images, of="gradient", stages=0, steps=4, fills="image", tile=1)
     labels = view.meta["labels"]
     assert view.meta["measure"] == "probability of the class"
 
@@ -237,6 +237,17 @@ def test_other_noise_seeds_and_baselines_are_compared_where_a_method_has_them():
     none = classifier().view("sanity_checks", images=shapes(2), of="gradient", stages=0, steps=0)
     assert "sensitivity" not in none.arrays
     assert none.meta["variants"] == []
+
+
+def test_a_method_that_looks_at_a_layer_is_checked_there():
+    network, images = classifier(), shapes(2)
+    given = {"of": "grad_cam", "steps": 2, "fills": "gray", "stages": 2}
+    view = network.view("sanity_checks", "3", images=images, **given)
+    assert np.array_equal(view["randomized"][0], network.view("grad_cam", "3", images=images)["map"])
+    assert view.meta["layer"] == "3"
+    assert view.meta["stages"] == ["original", "7", "0 and later"]
+    unit = network.view("sanity_checks", "5:2", images=images, **given)
+    assert np.array_equal(unit["randomized"][0], network.view("grad_cam", "5:2", images=images)["map"])
 
 
 def test_parts_can_be_left_out():

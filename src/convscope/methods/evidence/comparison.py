@@ -1,4 +1,4 @@
-"""What a map is compared with: orderings that know nothing of the network, and what erased pixels are filled with."""
+"""What a map is compared with: maps that know nothing of the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 CURVES = ("map", "random", "center", "edges")
-FILLS = ("blur", "mean", "black")
 
 
 def random_map(rows: int, columns: int, seed: int) -> Float[Tensor, "row column"]:
@@ -34,32 +33,3 @@ def edge_map(images: Float[Tensor, "image channel row column"]) -> Float[Tensor,
     gray = F.pad(images.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     found = F.conv2d(gray, torch.stack([kernel, kernel.T])[:, None])
     return found.square().sum(dim=1).sqrt()
-
-
-def filled(
-    images: Float[Tensor, "image channel row column"], fill: str, black: Float[Tensor, "channel 1 1"]
-) -> Float[Tensor, "image channel row column"]:
-    """What stands where a pixel was erased.
-
-    "blur": the image blurred with a deviation of a twentieth of its shorter side (Fong & Vedaldi 2017; Petsiuk et al.
-    2018 begin insertion with a blurred image); "mean": its own mean color; "black": black pixels.
-    """
-    if fill == "blur":
-        return blurred(images, max(1.0, min(images.shape[2:]) / 20))
-    if fill == "mean":
-        return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-    return black.to(images).expand_as(images)
-
-
-def blurred(
-    images: Float[Tensor, "image channel row column"], deviation: float
-) -> Float[Tensor, "image channel row column"]:
-    """Images convolved with a Gaussian, cut off at three deviations; beyond the border its pixels go on."""
-    reach = max(1, round(3 * deviation))
-    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
-    window = torch.exp(-(offsets**2) / (2 * deviation**2))
-    window = window / window.sum()
-    flat = images.flatten(0, 1)[:, None]
-    for shape, sides in (((1, 1, -1, 1), (0, 0, reach, reach)), ((1, 1, 1, -1), (reach, reach, 0, 0))):
-        flat = F.conv2d(F.pad(flat, sides, mode="replicate"), window.reshape(shape))
-    return flat.reshape(images.shape)

@@ -172,8 +172,8 @@ def forget(module: nn.Module, paths: Sequence[str], seed: int) -> None:
 
 def _forgotten(parameter: Tensor, name: str, beside_kernel: bool, generator: torch.Generator) -> Tensor:
     if parameter.dim() > 1:
-        fan_in = max(1, parameter[0].numel())
-        return torch.randn(parameter.shape, generator=generator) * (2 / fan_in) ** 0.5
+        deviation = (2 / max(1, parameter[0].numel())) ** 0.5
+        return torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator)
     if name == "bias" and beside_kernel:
         return torch.zeros_like(parameter)
     order = torch.randperm(parameter.numel(), generator=generator)

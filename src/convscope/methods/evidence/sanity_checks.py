@@ -16,12 +16,14 @@ from convscope.methods.attribution.seed import SEEDS
 from convscope.methods.backward import mini_batch_size
 from convscope.methods.base import Method, Target, method_class, parameter
 from convscope.methods.evidence import verdict
-from convscope.methods.evidence.comparison import CURVES, FILLS, center_map, edge_map, filled, random_map
+from convscope.methods.evidence.comparison import CURVES, center_map, edge_map, random_map
 from convscope.methods.evidence.maps import Question
 from convscope.methods.evidence.perturbation import area, perturbation_curves, tile_side
 from convscope.methods.evidence.randomization import cascade, copy_of, forget, relevant_parameters
 from convscope.methods.evidence.sensitivity import other_choices
 from convscope.methods.evidence.similarity import brightness, settled, spearman, structural_similarity
+from convscope.methods.fill import FILLS, filling
+from convscope.methods.fill import HELP as FILL_HELP
 from convscope.methods.objective import HELP
 from convscope.methods.ranges import check_size, not_finite
 from convscope.progress import preview, report
@@ -117,7 +119,7 @@ class SanityChecks(Method):
         6, "how many random networks, from the last layer alone to all; 0 leaves them out", minimum=0
     )
     steps: int = parameter(8, "steps of deletion and insertion; 0 leaves them out", minimum=0, maximum=1000)
-    fills: str = parameter("blur,mean", f"what stands for erased pixels, the first one drawn, of {', '.join(FILLS)}")
+    fills: str = parameter("blur,image", f"one or more (a comma between them; the first one is drawn) of {FILL_HELP}")
     tile: int = parameter(
         0, "side in pixels of what is erased at once; 0 is a 28th of the image's shorter side", minimum=0
     )
@@ -188,7 +190,11 @@ class SanityChecks(Method):
             "pass fewer images",
         )
         method = self.method()
-        question = Question.ask(method, network, target, batch)
+        explained = target
+        if target.layer is not None and target.channel is None:
+            # A method that looks at a layer's maps: which one is its parameter, what it explains the objective.
+            method, explained = replace(method, layer=target.layer.address), Target()
+        question = Question.ask(method, network, explained, batch)
         original = question.maps(method, network, self.of).double().numpy()
         found = _Found([original], ["original"], self._compared(batch, original))
 
@@ -235,8 +241,6 @@ class SanityChecks(Method):
 
     def _perturb(self, question: Question, found: _Found, show: Any) -> None:
         images, network = question.batch.tensor, question.network
-        pre = network.preprocessing
-        black = -torch.tensor(pre.mean)[:, None, None] / torch.tensor(pre.std)[:, None, None]
         exact = np.abs(found.compared) if self.order == "magnitude" else found.compared
         importance = torch.from_numpy(np.stack([np.stack([settled(each) for each in maps]) for maps in exact]))
         fills = self.fill_names()
@@ -244,7 +248,7 @@ class SanityChecks(Method):
         deletion, insertion = np.full(shape, np.nan), np.full(shape, np.nan)
         found.curves |= {"deletion": deletion, "insertion": insertion}
         for number, fill in enumerate(fills):
-            replaced = filled(images, fill, black)
+            replaced = filling(network, images, fill)
             for image in range(len(images)):
                 done = number * len(images) + image
 
