@@ -14,6 +14,11 @@ export class Failure extends Error {
   get serverGone(): boolean {
     return this.description.kind === "server_gone";
   }
+
+  /** It can't be done here, whatever one tries: the reason is the answer. */
+  get refused(): boolean {
+    return this.description.kind === "refused";
+  }
 }
 
 /** Aborted by the page itself, or cancelled by the person. */

@@ -22,6 +22,8 @@ export interface PatchContent {
   readonly filled: (unit: number) => number;
   /** Units that never answered: their patches show nothing they respond to. */
   readonly silent: (unit: number) => boolean;
+  /** A natural patch that stands small in the corner of a unit's picture, where there is one picture only. */
+  readonly inset?: (unit: number) => PatchSource | null;
   /** What stands over a block: its name and, at the other end, a remark. */
   readonly label: ((unit: number) => { name: string; remark: string }) | null;
   readonly density: number;
@@ -43,6 +45,9 @@ interface PaintedRow {
 const KEPT_ROWS = 24;
 const OLD = 0.35;
 const SILENT = 0.3;
+// Of a picture's side; from so many CSS pixels on there is room for it.
+const INSET = 0.36;
+const INSET_FROM = 44;
 
 export class PatchPainter {
   private content: PatchContent | null = null;
@@ -50,8 +55,12 @@ export class PatchPainter {
 
   constructor(private readonly canvas: HTMLCanvasElement) {}
 
-  /** Draw a window of `width` × `height` CSS pixels scrolled to `scroll`; true when nothing in it is missing. */
-  draw(content: PatchContent, scroll: number, width: number, height: number, marks: readonly PatchMark[]): boolean {
+  /**
+   * Draw a window of `width` × `height` CSS pixels scrolled to `scroll`; true when nothing in it is missing.
+   *
+   * @param swapped the place that shows its natural patch large instead of its picture
+   */
+  draw(content: PatchContent, scroll: number, width: number, height: number, marks: readonly PatchMark[], swapped = -1): boolean {
     if (content !== this.content) {
       this.content = content;
       this.rows.clear();
@@ -71,6 +80,7 @@ export class PatchPainter {
       const top = Math.round(blockTop(layout, row * layout.columns) * density) - Math.round(scroll * density);
       context.drawImage(painted.canvas, 0, top);
     }
+    if (swapped >= 0 && swapped < layout.count) drawNatural(context, content, scroll, swapped);
     for (const mark of marks) drawMark(context, content, scroll, mark);
     if (this.rows.size > end - first + 2 * KEPT_ROWS) {
       for (const row of this.rows.keys()) if (row < first - KEPT_ROWS || row >= end + KEPT_ROWS) this.rows.delete(row);
@@ -133,6 +143,27 @@ function paintCells(
     context.drawImage(found.picture, rank * found.side, found.row * found.side, found.side, found.side, start, top, wide, high);
   }
   context.globalAlpha = 1;
+  const natural = layout.cells === 1 && layout.cell >= INSET_FROM ? content.inset?.(unit) : null;
+  if (!natural) return;
+  const [across, down] = cellCorner(layout, 0);
+  const side = Math.round(INSET * layout.cell * density);
+  const edge = Math.max(1, Math.round(density));
+  const [right, bottom] = [Math.round((left + across + layout.cell) * density), Math.round((down + layout.cell) * density)];
+  context.fillStyle = colors.void;
+  context.fillRect(right - side - 2 * edge, bottom - side - 2 * edge, side + 2 * edge, side + 2 * edge);
+  context.drawImage(natural.picture, 0, natural.row * natural.side, natural.side, natural.side, right - side, bottom - side, side, side);
+}
+
+function drawNatural(context: CanvasRenderingContext2D, content: PatchContent, scroll: number, place: number): void {
+  const { layout, density, units, colors } = content;
+  const natural = content.inset?.(units[place]);
+  if (!natural) return;
+  const [left, top] = [blockLeft(layout, place), blockTop(layout, place) - scroll].map((value) => Math.round(value * density));
+  const [wide, high] = [layout.width, layout.height].map((value) => Math.round(value * density));
+  context.fillStyle = colors.void;
+  context.fillRect(left, top, wide, high);
+  context.imageSmoothingQuality = "medium";
+  context.drawImage(natural.picture, 0, natural.row * natural.side, natural.side, natural.side, left, top, wide, high);
 }
 
 function writeLabel(

@@ -30,6 +30,8 @@ export interface PlotContent {
   readonly cursor: number | null;
   /** The step that the panels show; null: the newest. */
   readonly shown: number | null;
+  /** The horizontal axis isn't one of whole steps. */
+  readonly fractions?: boolean;
 }
 
 export interface Frame {
@@ -139,7 +141,7 @@ export function paintPlot(canvas: HTMLCanvasElement, content: PlotContent, width
   if (!context) return frame;
   context.setTransform(density, 0, 0, density, 0, 0);
   context.clearRect(0, 0, width, height);
-  paintAxes(context, frame, style);
+  paintAxes(context, frame, style, content.fractions ?? false);
   paintMarks(context, frame, content.marks, style);
   context.save();
   context.beginPath();
@@ -161,7 +163,7 @@ export function paintPlot(canvas: HTMLCanvasElement, content: PlotContent, width
   return frame;
 }
 
-function paintAxes(context: CanvasRenderingContext2D, frame: Frame, style: PlotStyle): void {
+function paintAxes(context: CanvasRenderingContext2D, frame: Frame, style: PlotStyle, fractions: boolean): void {
   context.font = `10px ${style.font}`;
   context.fillStyle = style.faint;
   context.strokeStyle = style.line;
@@ -178,7 +180,7 @@ function paintAxes(context: CanvasRenderingContext2D, frame: Frame, style: PlotS
     context.fillText(formatTick(value), frame.left - 6, down);
   }
   context.textBaseline = "top";
-  const steps = ticks(frame.first, frame.last, Math.max(2, Math.floor(frame.width / 80))).filter(Number.isInteger);
+  const steps = ticks(frame.first, frame.last, Math.max(2, Math.floor(frame.width / 80))).filter((step) => fractions || Number.isInteger(step));
   for (const step of steps) {
     const across = acrossOf(frame, step);
     const text = formatTick(step);

@@ -11,10 +11,12 @@ interface Flight {
 }
 
 let jobs = 0;
-const session = Math.random().toString(36).slice(2, 10);
+
+/** This page, as the server tells it from other tabs. */
+export const PAGE = `page-${Math.random().toString(36).slice(2, 10)}`;
 
 /** A name no other tab uses. */
-export const newJob = (): string => `page-${session}-${++jobs}`;
+export const newJob = (): string => `${PAGE}-${++jobs}`;
 
 export class ViewCache {
   private readonly views = new Map<string, View>();
@@ -22,7 +24,7 @@ export class ViewCache {
   private size = 0;
 
   constructor(
-    private readonly source: Pick<Source, "view">,
+    private readonly source: Pick<Source, "view"> & Partial<Pick<Source, "known">>,
     private readonly budget = 384 * 2 ** 20,
   ) {}
 
@@ -54,6 +56,15 @@ export class ViewCache {
       signal.addEventListener("abort", giveUp, { once: true });
       flight.promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", giveUp));
     });
+  }
+
+  /** The View if it was computed before, here or by the source; null where it would have to be computed. */
+  async known(request: ViewRequest, signal: AbortSignal): Promise<View | null> {
+    const here = this.peek(request);
+    if (here) return here;
+    const view = (await this.source.known?.(request, signal)) ?? null;
+    if (view) this.keep(viewKey(request), view);
+    return view;
   }
 
   private takeOff(key: string, request: ViewRequest): Flight {

@@ -35,6 +35,12 @@ export class Http {
     return response.status === 204 ? null : this.read(await response.arrayBuffer(), path);
   }
 
+  /** A View, or the job that makes it (202). */
+  async viewOrJob(path: string, init?: RequestInit): Promise<{ view: View | null }> {
+    const response = await this.fetch(path, init);
+    return { view: response.status === 202 ? null : this.read(await response.arrayBuffer(), path) };
+  }
+
   async fetch(path: string, init?: RequestInit): Promise<Response> {
     let response: Response;
     try {

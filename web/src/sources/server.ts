@@ -1,18 +1,37 @@
 // The source behind `convscope open`: plain HTTP and server-sent events, same origin, cookie set by the first link.
 
 import type { AddedImage, ImageDescription, Images, Job, Layers, ReceptiveFieldBox, Session, Study, StudyImage } from "../api/schema";
+import { Failure } from "../api/failure";
 import type { View } from "../api/view";
+import { PAGE } from "./cache";
 import { Http, type Words } from "./http";
 import { atlasPath, viewPath, type AtlasRequest, type SaveFormat, type Source, type ViewRequest } from "./source";
 
+const hasEnded = ({ state }: Job): boolean => state === "done" || state === "failed" || state === "cancelled";
+
+const aborted = (signal: AbortSignal): Promise<never> =>
+  new Promise((_, reject) => {
+    const reason = () => reject(new DOMException("superseded", "AbortError"));
+    if (signal.aborted) reason();
+    else signal.addEventListener("abort", reason, { once: true });
+  });
+
 export class ServerSource implements Source {
   private readonly http: Http;
+  /** Methods that are computed beside everything else. */
+  private long: ReadonlySet<string> = new Set();
+  /** Who waits for the end of which job. */
+  private readonly ends = new Map<string, () => void>();
 
   constructor(words: Words) {
     this.http = new Http(words);
   }
 
-  session = (signal?: AbortSignal) => this.http.json<Session>("api/session", { signal });
+  async session(signal?: AbortSignal): Promise<Session> {
+    const session = await this.http.json<Session>("api/session", { signal });
+    this.long = new Set(session.methods.filter((each) => each.long).map((each) => each.name));
+    return session;
+  }
 
   layers = async (signal?: AbortSignal) => (await this.http.json<Layers>("api/layers", { signal })).layers;
 
@@ -21,9 +40,35 @@ export class ServerSource implements Source {
   receptiveField = (unit: string, signal?: AbortSignal) =>
     this.http.json<ReceptiveFieldBox>(`api/receptive-field?${new URLSearchParams({ unit })}`, { signal });
 
-  view(request: ViewRequest, job: string, signal: AbortSignal): Promise<View> {
-    return this.http.view(viewPath(request), { signal, headers: { "X-Convscope-Job": job } });
+  async view(request: ViewRequest, job: string, signal: AbortSignal): Promise<View> {
+    const path = viewPath(request);
+    const headers: Record<string, string> = { "X-Convscope-Job": job, "X-Convscope-Page": PAGE };
+    if (!this.long.has(request.method)) return this.http.view(path, { signal, headers });
+    // What takes minutes holds no connection: the line of events tells when it is there.
+    const stop = () => void this.cancel(job).catch(() => undefined);
+    signal.addEventListener("abort", stop, { once: true });
+    const ended = new Promise<void>((resolve) => this.ends.set(job, resolve));
+    try {
+      const answer = await this.http.viewOrJob(path, { signal, headers: { ...headers, Prefer: "respond-async" } });
+      if (answer.view) return answer.view;
+      await Promise.race([ended, aborted(signal)]);
+      const over = await this.http.json<Job>(`api/jobs/${job}`, { signal }).catch(() => null);
+      if (over?.state === "failed" && over.failure) throw new Failure(over.failure);
+      if (over?.state === "cancelled") throw new Failure({ what: "", where: "", next_step: "", kind: "cancelled" });
+      // It is there now; if the line of events broke meanwhile, this waits for it.
+      return await this.http.view(path, { signal, headers });
+    } finally {
+      signal.removeEventListener("abort", stop);
+      this.ends.delete(job);
+    }
   }
+
+  known(request: ViewRequest, signal: AbortSignal): Promise<View | null> {
+    return this.http.viewIfAny(viewPath(request), { signal, headers: { "Cache-Control": "only-if-cached" } });
+  }
+
+  preview = (job: string, after: number, signal: AbortSignal) =>
+    this.http.viewIfAny(`api/jobs/${encodeURIComponent(job)}/preview?after=${after}`, { signal });
 
   async cancel(job: string): Promise<void> {
     await this.http.fetch(`api/jobs/${job}`, { method: "DELETE" });
@@ -60,9 +105,15 @@ export class ServerSource implements Source {
   studyPrepared = (image: number) => `api/study/images/${image}/prepared`;
 
   follow(listener: (job: Job) => void, grown: () => void, lost: () => void): () => void {
-    const events = new EventSource("api/events");
+    const events = new EventSource(`api/events?page=${PAGE}`);
     events.addEventListener("error", lost);
-    events.addEventListener("job", (event) => listener(JSON.parse((event as MessageEvent<string>).data) as Job));
+    // Whatever ended while the line was broken wasn't told.
+    events.addEventListener("open", () => this.ends.forEach((end) => end()));
+    events.addEventListener("job", (event) => {
+      const job = JSON.parse((event as MessageEvent<string>).data) as Job;
+      listener(job);
+      if (hasEnded(job)) this.ends.get(job.id)?.();
+    });
     events.addEventListener("study", grown);
     return () => events.close();
   }

@@ -6,6 +6,7 @@ import { SvelteMap } from "svelte/reactivity";
 import { toFailure, type Failure } from "../api/failure";
 import type { ImageDescription, Job, Layer, Session, SkippedImage } from "../api/schema";
 import { NAN, palette, type Palette, type Sign, type Theme } from "../paint/colormap";
+import type { View } from "../api/view";
 import { ViewCache } from "../sources/cache";
 import type { Source, ViewRequest } from "../sources/source";
 import { t } from "../strings";
@@ -50,6 +51,7 @@ export class Explorer implements Surroundings {
   readonly cache: ViewCache;
   readonly study: StudyState;
   private readonly resources: Resource[] = [];
+  private readonly listeners = new Map<string, (preview: number) => void>();
   private written = "";
   private writtenState: PageState;
   private retryTimer: ReturnType<typeof setTimeout> | undefined;
@@ -169,6 +171,33 @@ export class Explorer implements Surroundings {
     } catch (error) {
       if (toFailure(error).serverGone) this.serverGone();
     }
+  }
+
+  preview = (job: string, after: number, signal: AbortSignal) => this.source.preview(job, after, signal);
+
+  /** Be told of a job's previews, for what is no resource; returns how to stop. */
+  listen(job: string, listener: (preview: View) => void): () => void {
+    const abort = new AbortController();
+    let seen = 0;
+    this.listeners.set(job, (number) => {
+      const after = seen;
+      seen = number;
+      this.source.preview(job, after, abort.signal).then(
+        (view) => view && !abort.signal.aborted && listener(view),
+        () => undefined, // The next one may come through; the end will.
+      );
+    });
+    return () => {
+      abort.abort();
+      this.listeners.delete(job);
+    };
+  }
+
+  /** A resource that nobody looks at any more. */
+  release(resource: Resource): void {
+    resource.stop();
+    const at = this.resources.indexOf(resource);
+    if (at >= 0) this.resources.splice(at, 1);
   }
 
   cancel(job: string): void {
@@ -314,6 +343,8 @@ export class Explorer implements Surroundings {
 
   private heard(job: Job): void {
     this.study.heard(job);
+    if (job.preview) this.listeners.get(job.id)?.(job.preview);
+    if (job.preview) for (const resource of this.resources) resource.previewed(job.id, job.preview);
     if (job.state === "done" || job.state === "failed" || job.state === "cancelled") this.jobs.delete(job.id);
     else this.jobs.set(job.id, job);
   }

@@ -30,7 +30,7 @@ export function shownSource(layer: Layer, wanted: SpatialSource): SpatialSource 
 }
 
 export function needsImages(sheet: Sheet, of: SpatialSource): boolean {
-  return !(sheet === "weights" || sheet === "top_patches" || (sheet === "spatial_gradients" && of === "weights"));
+  return !(sheet === "weights" || sheet === "top_patches" || sheet === "projections" || sheet === "optimized" || (sheet === "spatial_gradients" && of === "weights"));
 }
 
 type Choice = Pick<PageState, "of" | "objective"> & {
@@ -56,8 +56,13 @@ export function sheetRequest(layer: Layer, sheet: Sheet, choice: Choice): ViewRe
       return { method: sheet, target, images: one };
     case "activation_gradients":
       return { method: sheet, target, images: one, parameters: { objective } };
+    // Projections are of the patches; optimized images stand beside them. What they can be sorted by is the study's.
     case "top_patches":
+    case "projections":
       return choice.revision ? patchesRequest(layer, choice.revision) : null;
+    case "optimized":
+      if (choice.revision) return patchesRequest(layer, choice.revision);
+      return sheetRequest(layer, layer.has_kernel ? "weights" : "activations", choice);
     case "spatial_gradients": {
       // The image belongs to no layer: the same View whichever layer is open.
       if (of === "image") return { method: sheet, images: one, parameters: { of } };

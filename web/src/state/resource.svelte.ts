@@ -21,7 +21,12 @@ export interface Surroundings {
   cancel(job: string): void;
   /** Told when the server can't be reached; the request is made again when it is back. */
   serverGone(): void;
+  /** What a job has so far; null where it shows nothing yet. */
+  preview(job: string, after: number, signal: AbortSignal): Promise<View | null>;
 }
+
+// Long work waits in line on the server's side too; whoever is refused because of it asks again after this long.
+const BUSY_PAUSE = 1_500;
 
 export class Resource {
   /** What is on the screen; it may be of an earlier request. */
@@ -32,9 +37,15 @@ export class Resource {
   failure = $state.raw<Failure | null>(null);
   phase = $state<Phase>("still");
   cancelled = $state(false);
+  /** What is there of the View that is being made. */
+  preview = $state.raw<View | null>(null);
+  /** It wasn't computed before, and isn't being computed: it waits for its start. */
+  offered = $state(false);
   private jobName = $state("");
   private key = "";
   private abort: AbortController | null = null;
+  private previewing: AbortController | null = null;
+  private seen = 0;
   private timers: ReturnType<typeof setTimeout>[] = [];
 
   constructor(private readonly around: Surroundings) {}
@@ -49,31 +60,87 @@ export class Resource {
     return this.stale ? null : this.view;
   }
 
+  /** Asked for, and neither here nor given up. */
+  get loading(): boolean {
+    return this.stale && this.wanted !== null && !this.failure && !this.cancelled && !this.offered;
+  }
+
   get job(): Job | null {
     return (this.stale && this.around.jobs.get(this.jobName)) || null;
   }
 
   /** Ask for a View; a cached one is there at once. `delay` waits for a pause in a run of changes. */
   load(request: ViewRequest | null, delay = 0): void {
+    if (!this.want(request) || !request) return;
+    for (const [after, phase] of PHASES) this.timers.push(setTimeout(() => (this.phase = phase), after + delay));
+    if (delay) this.timers.push(setTimeout(() => this.fetch(request), delay));
+    else this.fetch(request);
+  }
+
+  /** Show a View that was computed before; where it wasn't, offer to compute it: nothing long begins by itself. */
+  offer(request: ViewRequest | null): void {
+    if (!this.want(request) || !request) return;
+    const abort = new AbortController();
+    this.abort = abort;
+    this.around.cache.known(request, abort.signal).then(
+      (view) => {
+        if (this.abort !== abort) return;
+        if (view) this.show(request, view);
+        else this.offered = true;
+      },
+      (error: unknown) => {
+        if (this.abort !== abort || isAbort(error)) return;
+        const failure = toFailure(error);
+        if (failure.serverGone) this.around.serverGone();
+        if (failure.refused) this.failure = failure;
+        else this.offered = true;
+      },
+    );
+  }
+
+  /** Compute what was offered. */
+  start(): void {
+    if (this.wanted) this.retry();
+  }
+
+  /** True when there is more to do than to look: the request is another one, and isn't here yet. */
+  private want(request: ViewRequest | null): boolean {
     const key = request ? viewKey(request) : "";
-    if (key === this.key) return;
+    if (key === this.key) return false;
     this.key = key;
     this.stop();
     this.failure = null;
     this.cancelled = false;
+    this.offered = false;
+    this.preview = null;
+    this.seen = 0;
     this.wanted = request;
     if (!request) {
       this.view = null;
       this.shown = null;
-      return;
+      return false;
     }
     const known = this.around.cache.peek(request);
     if (known) this.show(request, known);
-    else {
-      for (const [after, phase] of PHASES) this.timers.push(setTimeout(() => (this.phase = phase), after + delay));
-      if (delay) this.timers.push(setTimeout(() => this.fetch(request), delay));
-      else this.fetch(request);
-    }
+    return !known;
+  }
+
+  /** The server says that there is more to see of a job: its preview of this number. */
+  previewed(job: string, number: number): void {
+    if (!this.loading || job !== this.jobName || this.previewing || number <= this.seen) return;
+    const [abort, request, after] = [new AbortController(), this.wanted, this.seen];
+    this.previewing = abort;
+    this.seen = number;
+    this.around.preview(job, after, abort.signal).then(
+      (view) => {
+        if (this.previewing !== abort) return;
+        this.previewing = null;
+        if (view && this.wanted === request && this.loading) this.preview = view;
+      },
+      () => {
+        if (this.previewing === abort) this.previewing = null; // The next one may come through; the end will.
+      },
+    );
   }
 
   retry(): void {
@@ -92,6 +159,8 @@ export class Resource {
   stop(): void {
     this.abort?.abort();
     this.abort = null;
+    this.previewing?.abort();
+    this.previewing = null;
     this.timers.forEach(clearTimeout);
     this.timers = [];
     this.phase = "still";
@@ -107,8 +176,12 @@ export class Resource {
       })
       .catch((error: unknown) => {
         if (this.abort !== abort || isAbort(error)) return;
-        this.stop();
         const failure = toFailure(error);
+        if (failure.description.kind === "busy") {
+          this.timers.push(setTimeout(() => this.abort === abort && this.fetch(request), BUSY_PAUSE));
+          return;
+        }
+        this.stop();
         if (failure.serverGone) this.around.serverGone();
         if (failure.description.kind === "cancelled") this.cancelled = true;
         else this.failure = failure;
@@ -119,5 +192,7 @@ export class Resource {
     this.stop();
     this.view = view;
     this.shown = request;
+    this.offered = false;
+    this.preview = null;
   }
 }

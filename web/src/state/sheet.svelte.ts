@@ -6,6 +6,8 @@ import { clippedCount, fullScale, magnitudeQuantile, signOf, type Scale } from "
 import type { TileSet } from "../paint/tile";
 import type { Explorer } from "./explorer.svelte";
 import { parseFilter, type FilterProblem } from "./filter";
+import { projectionsRequest } from "./projections";
+import { optimizedRequest, UNITS_AT_ONCE } from "./synthesis";
 import { sheetRequest, TILE_SLICES } from "./requests";
 import { rankCount, topClasses, type TopClass } from "./patches";
 import { order, statisticsOf, withMore, type Statistics } from "./statistics";
@@ -44,6 +46,15 @@ export class SheetState {
     });
   });
 
+  /** The picture of the whole layer, to be saved: what the tiles show together. */
+  readonly picturesRequest = $derived.by(() => {
+    const { layer, page, study, images } = this.explorer;
+    if (!layer || layer.opaque || !this.pictures) return null;
+    const units = Array.from({ length: Math.min(UNITS_AT_ONCE, layer.shape[0]) }, (_, unit) => unit);
+    if (this.pictures === "projections") return study.has(layer) ? projectionsRequest(layer, units, page.projector, study.revision) : null;
+    return optimizedRequest(layer, units, { preset: page.preset, mined: study.has(layer), images });
+  });
+
   readonly view: View | null = $derived.by(() => this.resource.view);
   /** What the View on the screen was asked for: its layer and kind may be those of the last one. */
   readonly shownSheet = $derived.by(() => this.resource.shown?.method ?? "weights");
@@ -51,9 +62,14 @@ export class SheetState {
   readonly ofImage = $derived.by(() => this.resource.shown !== null && !this.resource.shown.target);
   /** Pictures cut out of images instead of numbers painted in colors. */
   readonly patches: View | null = $derived.by(() => (this.view?.kind === "top_patches" ? this.view : null));
-  readonly tiles: TileSet | null = $derived.by(() => this.view && !this.patches ? tileSet(this.view, shownArray(this.view, this.shownSheet, this.explorer.page.component), TILE_SLICES) : null);
+  /** Tiles are pictures that the network's own gradients make. */
+  readonly pictures: "projections" | "optimized" | null = $derived.by(() => {
+    const { sheet, page } = this.explorer;
+    return page.tab !== "gallery" && (sheet === "projections" || sheet === "optimized") ? sheet : null;
+  });
+  readonly tiles: TileSet | null = $derived.by(() => this.view && !this.patches && !this.pictures ? tileSet(this.view, shownArray(this.view, this.shownSheet, this.explorer.page.component), TILE_SLICES) : null);
   /** The unit of each tile, before sorting. */
-  readonly units: Int32Array = $derived.by(() => this.tiles?.units ?? (this.patches ? unitsOf(this.patches, axisSize(arrayOf(this.patches, "image"), "unit")) : NO_UNITS));
+  readonly units: Int32Array = $derived.by(() => this.tiles?.units ?? (this.patches ? unitsOf(this.patches, axisSize(arrayOf(this.patches, "image"), "unit")) : this.pictures && this.explorer.layer && !this.explorer.layer.opaque ? Int32Array.from({ length: this.explorer.layer.shape[0] }, (_, unit) => unit) : NO_UNITS));
   /** What was mined of the layer on the screen. */
   private readonly mined: View | null = $derived.by(() => {
     if (this.patches) return this.patches;
@@ -130,6 +146,7 @@ export class SheetState {
   /** How many of a unit's patches its tile shows. */
   readonly patchCells = $derived.by(() => {
     const { patches } = this;
+    if (this.pictures === "optimized") return 1;
     return patches ? Math.min(this.tile >= NINE_PATCHES ? 9 : 1, rankCount(patches, this.explorer.page.which)) : 0;
   });
 

@@ -1,14 +1,15 @@
 // The address bar is the state. Only what differs from the defaults is written, in a fixed order.
 
+import type { OverlayMode } from "../paint/overlay";
 import { POSITIVE_MAPS, SIGNED_MAPS, type PositiveMap, type SignedMap, type Theme } from "../paint/colormap";
 import { formatAddress, parseAddress, type Address } from "./address";
 import { CUTS, WHICH, type Cut, type Which } from "./patches";
 import { QUANTITIES, USUAL, type Quantity } from "./train/pictures";
 
-export const TABS = ["explore", "gallery", "train"] as const;
+export const TABS = ["explore", "gallery", "image", "train"] as const;
 export type Tab = (typeof TABS)[number];
 
-export const SHEETS = ["weights", "weight_gradients", "spatial_gradients", "activations", "activation_gradients", "top_patches"] as const;
+export const SHEETS = ["weights", "weight_gradients", "spatial_gradients", "activations", "activation_gradients", "top_patches", "projections", "optimized"] as const;
 export type Sheet = (typeof SHEETS)[number];
 
 export const SPATIAL_SOURCES = ["weights", "weight_gradients", "activations", "image"] as const;
@@ -19,6 +20,16 @@ export type Component = (typeof COMPONENTS)[number];
 
 export const PHOTO_MODES = ["beside", "over"] as const;
 export type PhotoMode = (typeof PHOTO_MODES)[number];
+
+/** How a unit's answer is brought back to the pixels. */
+export const PROJECTORS = ["deconvnet", "guided_backprop", "gradient"] as const;
+export type Projector = (typeof PROJECTORS)[number];
+
+/** What the image page asks of the chosen image. */
+export const LOOKS = ["attribution", "inversion", "invariance", "correspondence"] as const;
+export type Look = (typeof LOOKS)[number];
+
+export const OVERLAYS = ["over", "map", "photo"] as const;
 
 /** What the Train page is about: the network as it learns, one backward pass, a race of optimizers, a new run. */
 export const TRAIN_PARTS = ["network", "lesson", "race", "new"] as const;
@@ -31,6 +42,10 @@ export const MAXIMUM_PINS = 4;
 export const SMALLEST_TILE = 16;
 export const LARGEST_TILE = 256;
 export const LARGEST_THUMB = 160;
+export const SMALLEST_CELL = 80;
+export const LARGEST_CELL = 320;
+export const MOST_ASKED = 8;
+export const MOST_AMONG = 6;
 
 export interface PageState {
   /** First hexadecimal digits of the fingerprint the link was made for; "" in a fresh page. */
@@ -71,6 +86,30 @@ export interface PageState {
   spine: boolean;
   inspector: boolean;
   theme: Theme | null;
+  /** Back to the pixels: of a unit. */
+  projector: Projector;
+  preset: string;
+  /** The image page: what is asked of the image, of which objectives (none: its top classes), and how maps are shown. */
+  look: Look;
+  asked: string[];
+  overlay: OverlayMode;
+  /** One scale for all maps of a method, or one for each. */
+  mapScale: "row" | "own";
+  /** The scale covers the strongest half percent of a map too. */
+  whole: boolean;
+  /** CSS pixels of a map in the matrix. */
+  cell: number;
+  /** "method|objective" of the chosen map, whether it has the page for itself, and those whose checks are shown. */
+  chosen: string;
+  large: boolean;
+  checked: string[];
+  /** Methods that take long, and were asked for. */
+  started: string[];
+  /** The layer of Grad-CAM; "": the last one with positions. */
+  camLayer: string;
+  /** Correspondence: the images that are compared, and the parts that are masked, as the library writes them. */
+  among: string[];
+  parts: string;
   /** Training: the run, the recorded step that is shown (null: the newest), and "run@step" to show beside it. */
   run: string;
   step: number | null;
@@ -116,6 +155,21 @@ export const DEFAULTS: Readonly<PageState> = {
   spine: true,
   inspector: true,
   theme: null,
+  projector: "deconvnet",
+  preset: "",
+  look: "attribution",
+  asked: [],
+  overlay: "over",
+  mapScale: "row",
+  whole: false,
+  cell: 152,
+  chosen: "",
+  large: false,
+  checked: [],
+  started: [],
+  camLayer: "",
+  among: [],
+  parts: "",
   run: "",
   step: null,
   beside: "",
@@ -156,6 +210,17 @@ const tileSize = (value: string, largest: number) => {
   return size ? Math.min(largest, Math.max(SMALLEST_TILE, size)) : undefined;
 };
 
+/** A column of the matrix: a class's score, the loss, or the chosen unit. */
+const isAsked = (value: string) => /^(score(:\d{1,6})?|loss(:(\d{1,6}|predicted|true))?|unit)$/.test(value);
+const isCell = (value: string) => {
+  const [method, asked, ...rest] = value.split("|");
+  return /^[a-z0-9_]{1,60}$/.test(method) && asked !== undefined && isAsked(asked) && rest.length === 0;
+};
+const cellSize = (value: string) => {
+  const size = wholeNumber(value);
+  return size ? Math.min(LARGEST_CELL, Math.max(SMALLEST_CELL, size)) : undefined;
+};
+
 const FIELDS: { [Name in keyof PageState]: Field<Name> } = {
   network: { key: "network", write: text, read: (value) => (/^[0-9a-f]{1,64}$/.test(value) ? value : undefined) },
   tab: { key: "tab", write: text, read: oneOf(TABS) },
@@ -194,6 +259,21 @@ const FIELDS: { [Name in keyof PageState]: Field<Name> } = {
   spine: { key: "spine", ...flag },
   inspector: { key: "inspector", ...flag },
   theme: { key: "theme", write: (value) => value ?? "", read: oneOf(["light", "dark"] as const) },
+  projector: { key: "project", write: text, read: oneOf(PROJECTORS) },
+  preset: { key: "preset", write: text, read: (value) => (/^[a-z0-9_-]{1,40}$/.test(value) ? value : undefined) },
+  look: { key: "look", write: text, read: oneOf(LOOKS) },
+  asked: { key: "ask", write: list.write, read: (value) => list.read(value).filter(isAsked).slice(0, MOST_ASKED) },
+  overlay: { key: "overlay", write: text, read: oneOf(OVERLAYS) },
+  mapScale: { key: "range", write: text, read: oneOf(["row", "own"] as const) },
+  whole: { key: "whole", ...flag },
+  cell: { key: "cell", write: String, read: cellSize },
+  chosen: { key: "map", write: text, read: (value) => (isCell(value) ? value : undefined) },
+  large: { key: "large", ...flag },
+  checked: { key: "checked", write: list.write, read: (value) => list.read(value).filter(isCell) },
+  started: { key: "started", write: list.write, read: (value) => list.read(value).filter((each) => /^[a-z0-9_]{1,60}$/.test(each)) },
+  camLayer: { key: "cam", write: text, read: (value) => (parseAddress(value)?.channel === null ? value : undefined) },
+  among: { key: "among", write: list.write, read: (value) => list.read(value).filter((each) => wholeNumber(each) !== undefined).slice(0, MOST_AMONG) },
+  parts: { key: "parts", write: text, read: (value) => (value.length <= 800 ? value : undefined) },
   run: { key: "run", write: text, read: (value) => (/^[a-z0-9_-]{1,64}$/.test(value) ? value : undefined) },
   step: { key: "step", write: (value) => String(value ?? ""), read: wholeNumber },
   beside: { key: "beside", write: text, read: (value) => (/^[a-z0-9_-]{1,64}@\d{1,9}$/.test(value) ? value : undefined) },
@@ -255,7 +335,7 @@ export function readHash(hash: string): PageState {
 }
 
 /** Changes that deserve a step in the browser's history; the rest only rewrites the address. */
-const STEPS: readonly (keyof PageState)[] = ["tab", "unit", "image", "sheet", "of", "component", "objective", "over", "which", "cut", "rank", "pins", "run", "beside", "part", "trained", "sample"];
+const STEPS: readonly (keyof PageState)[] = ["tab", "unit", "image", "sheet", "of", "component", "objective", "over", "which", "cut", "rank", "pins", "projector", "look", "asked", "large", "run", "beside", "part", "trained", "sample"];
 
 export function isStep(before: PageState, after: PageState): boolean {
   return STEPS.some((name) => {

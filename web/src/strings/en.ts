@@ -1,9 +1,11 @@
 // Every word the page says, in English. {name} is filled in. Keys say where a text stands.
 
+import { image } from "./image.en";
 import { train } from "./train.en";
 
 export const en = {
   ...train,
+  ...image,
 
   // Loading and failing
   "app.opening": "Opening the network…",
