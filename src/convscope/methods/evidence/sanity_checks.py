@@ -193,7 +193,8 @@ class SanityChecks(Method):
         explained = target
         if target.layer is not None and target.channel is None:
             # A method that looks at a layer's maps: which one is its parameter, what it explains the objective.
-            method, explained = replace(method, layer=target.layer.address), Target()
+            maps: dict[str, Any] = {"layer": target.layer.address}
+            method, explained = replace(method, **maps), Target()
         question = Question.ask(method, network, explained, batch)
         original = question.maps(method, network, self.of).double().numpy()
         found = _Found([original], ["original"], self._compared(batch, original))
