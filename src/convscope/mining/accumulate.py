@@ -10,14 +10,12 @@ from torch import Tensor
 
 from convscope.mining.exact import BITS, EMPTY, FINER, SUM_BITS, bins, hashed, on_grid, smallest_bin
 from convscope.mining.ranks import Ranks, pack
-from convscope.mining.reduce import Reduced, Wanted
+from convscope.mining.reduce import Block
 from convscope.mining.settings import COVARIANCE_UNITS
 from convscope.mining.state import Counts, Histogram, LayerState, Sample
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from convscope.mining.settings import Grid, Settings
     from convscope.network.layer import Layer
 
@@ -60,10 +58,8 @@ class Accumulator:
         self._exponent = torch.from_numpy(grid.exponent).to(device)
         self._square_exponent = torch.from_numpy(grid.square_exponent).to(device)
         units = layer.units
-        rows = BLOCK + settings.batch_size
-        self._real = torch.empty(4, rows, units, device=device)  # maximum, minimum, mean, mean square
-        self._place = torch.empty(2, rows, units, dtype=torch.int32, device=device)
-        self._zeros = torch.empty(rows, units, dtype=torch.int32, device=device)
+        # What a reduction writes a batch's numbers into; they count once the block is closed over them.
+        self.block = Block(BLOCK + settings.batch_size, units, device)
         self._key = torch.full((2, units, settings.k), EMPTY, dtype=torch.int64, device=device)
         self._position = torch.zeros(2, units, settings.k, dtype=torch.int32, device=device)
         self._sums = torch.zeros(9, units, dtype=torch.int64, device=device)
@@ -75,25 +71,16 @@ class Accumulator:
         self._maxima = Histogram(0, np.zeros((units, 0), np.int64))
         self._sampled: list[tuple[Array, Array, Array]] = []
 
-    def wanted(self, placed: Tensor, spots: Sequence[int]) -> Wanted:
-        """What :func:`reduce_output` should look for."""
-        return Wanted(self.floor.top, self.floor.bottom, placed, spots)
-
-    def put(self, reduced: Reduced, start: int) -> None:
-        """Write a batch's numbers at ``start`` of the block; they count once the block is closed over them."""
-        stop = start + len(reduced.maximum)
-        self._real[:, start:stop] = torch.stack((reduced.maximum, reduced.minimum, reduced.mean, reduced.mean_square))
-        self._place[:, start:stop] = torch.stack((reduced.maximum_place, reduced.minimum_place))
-        self._zeros[start:stop] = reduced.zeros
-
     def close_block(self, images: Array, sampled: Array, spots: Array) -> None:
         """Rank and add up the block's first ``len(images)`` images; some are of the sample, some are spot images."""
         count = len(images)
-        maximum, minimum, mean, mean_square = (each[:count] for each in self._real)
+        block = self.block
+        maximum, minimum = block.extreme[:, :count]
+        mean, mean_square = block.mean[:count], block.mean_square[:count]
         finite = maximum.isfinite() & minimum.isfinite()
         identity = torch.from_numpy(images).to(maximum.device)
-        self._rank(0, maximum, identity, finite & (self._place[0, :count] >= 0))
-        self._rank(1, minimum, identity, finite & (self._place[1, :count] >= 0))
+        self._rank(0, maximum, identity, finite & (maximum >= self.floor.top))
+        self._rank(1, minimum, identity, finite & (minimum <= self.floor.bottom))
         self.floor.raise_to(self._key, keep=False)
         self._add(maximum, mean, finite)
         self._add_spots(mean, mean_square, finite, torch.from_numpy(np.flatnonzero(spots)).to(maximum.device))
@@ -105,7 +92,7 @@ class Accumulator:
                 (
                     images[sampled],
                     value.cpu().numpy().T,
-                    self._place[0, :count][chosen].cpu().numpy().astype(np.int64).T,
+                    block.place[0, :count][chosen].cpu().numpy().astype(np.int64).T,
                 )
             )
 
@@ -122,7 +109,7 @@ class Accumulator:
         place = torch.zeros(len(held), k + width, dtype=torch.int32, device=unit.device)
         key[:, :k], place[:, :k] = self._key[which, held], self._position[which, held]
         key[row, k + column] = pack(values[image, unit], identity[image], descending=which == 0)
-        place[row, k + column] = self._place[which][image, unit]
+        place[row, k + column] = self.block.place[which][image, unit]
         best, order = key.topk(k, dim=1, largest=False, sorted=True)
         self._key[which, held] = best
         self._position[which, held] = place.gather(1, order)
@@ -144,7 +131,7 @@ class Accumulator:
         known = finite[spots]
         pooled, _ = on_grid(mean[spots].masked_fill(~known, 0.0), self._exponent - FINER, SUM_BITS)
         square, clipped = on_grid(mean_square[spots].masked_fill(~known, 0.0), self._square_exponent, SUM_BITS)
-        totals = (clipped, pooled, square, self._zeros[spots].masked_fill(~known, 0), known)
+        totals = (clipped, pooled, square, self.block.zeros[spots].masked_fill(~known, 0), known)
         for row, values in zip(self._sums[4:], totals, strict=True):
             row += values.sum(0).long()
 
@@ -193,15 +180,16 @@ class Accumulator:
 
 def _histogram(maximum: Tensor, finite: Tensor, smallest: int) -> Histogram:
     """How many of the block's maxima ``[image, unit]`` lie in each bin."""
-    found = bins(maximum.nan_to_num(0.0, 0.0, 0.0), smallest)
-    used = found[finite]
+    everything = bool(finite.all())  # nearly always, and it saves the searching
+    found = bins(maximum if everything else maximum.nan_to_num(0.0, 0.0, 0.0), smallest)
+    used = found if everything else found[finite]
     units = maximum.shape[1]
-    if not len(used):
+    if not used.numel():
         return Histogram(0, np.zeros((units, 0), np.int64))
-    first, last = int(used.min()), int(used.max())
+    first, last = (int(each) for each in used.aminmax())
     width = last - first + 1
-    cell = torch.arange(units, device=maximum.device) * width + (found - first)
-    counted = torch.bincount(cell[finite], minlength=units * width)
+    cell = found + (torch.arange(units, dtype=torch.int32, device=maximum.device) * width - first)
+    counted = torch.bincount((cell if everything else cell[finite]).flatten(), minlength=units * width)
     return Histogram(first, counted.reshape(units, width).cpu().numpy())
 
 

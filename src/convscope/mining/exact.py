@@ -63,8 +63,8 @@ def bins(values: Float[Tensor, "*axes"], smallest: int) -> Int32[Tensor, "*axes"
     >>> bins(torch.tensor([0.0, 1.0, 1.12, 1.13, 2.0, -1.13, 1e-9]), smallest=1016).tolist()
     [0, 1, 1, 2, 9, -2, 0]
     """
-    magnitude = (ordered(values.abs()) >> _BIN_SHIFT) - (smallest - 1)
-    return magnitude.clamp(min=0) * values.sign().int()
+    magnitude = (values.abs().view(torch.int32) >> _BIN_SHIFT).sub_(smallest - 1).clamp_(min=0)
+    return magnitude.mul_(values.sign().int())
 
 
 def bin_edges(first: int, count: int, smallest: int) -> Float[np.ndarray, " edge"]:
@@ -96,9 +96,11 @@ def exponents(magnitude: Array, bits: int, headroom: int = HEADROOM_BITS) -> Int
 
 def on_grid(values: Tensor, exponent: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Values as whole multiples of 2**exponent, in float64, and where they had to be clipped."""
-    scaled = torch.round(torch.ldexp(values.double(), -exponent.double()))
+    # A power of two, so that multiplying is exact.
+    scaled = (values * torch.exp2(-exponent.double())).round_()
     limit = float(1 << bits)
-    return scaled.clamp(-limit, limit), scaled.abs() > limit
+    clipped = scaled.abs() > limit
+    return scaled.clamp_(-limit, limit), clipped
 
 
 def hashed(identity: Array) -> Array:

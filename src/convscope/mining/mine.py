@@ -15,6 +15,7 @@ from convscope.images.reading import read_ahead
 from convscope.mining.claim import claimed
 from convscope.mining.exact import BITS, EXACT_IMAGES, HEADROOM_BITS, SUM_BITS, exponents
 from convscope.mining.ranks import LARGEST_IMAGE
+from convscope.mining.reduce import numba_is_there
 from convscope.mining.settings import SPOT_IMAGES, Grid, Settings, check_k, choose_layers
 from convscope.mining.shard import Shard, ShardResult, Work, calibration
 from convscope.mining.study import Plan, Study, check_same, commit, find_plan
@@ -210,7 +211,13 @@ def _new_settings(
         layer: Grid(exponents(pooled, BITS), exponents(square, SUM_BITS, 2 * HEADROOM_BITS))
         for layer, (pooled, square) in measured.items()
     }
-    return Settings(layers=chosen, spot_stride=max(1, len(images) // SPOT_IMAGES), grids=grids, **numbers)
+    return Settings(
+        layers=chosen,
+        spot_stride=max(1, len(images) // SPOT_IMAGES),
+        reduction="numba" if numba_is_there() and not accelerated else "torch",
+        grids=grids,
+        **numbers,
+    )
 
 
 def _shard_size(images: int, largest: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
+from convscope.mining.reduce import Reduction  # noqa: TC001 - types are checked in tests
 from convscope.view import Array  # noqa: TC001 - types are checked in tests
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Settings:
 
     ``batch_size`` is the number of images in every forward pass, the last one filled up, and ``threads`` the number of
     torch's threads in it: with others an activation can have other last bits. ``grids`` are measured on the first
-    images.
+    images. ``reduction`` computes the means, see :mod:`convscope.mining.reduce`.
     """
 
     layers: tuple[str, ...]
@@ -47,11 +48,13 @@ class Settings:
     shard_size: int = 256
     sample: int = SAMPLE
     spot_stride: int = 1
+    reduction: Reduction = "torch"
     grids: Mapping[str, Grid] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the grids, as plain JSON values."""
-        return {"layers": list(self.layers), **{name: getattr(self, name) for name in _NUMBERS}}
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {"layers": list(self.layers), **numbers, "reduction": self.reduction}
 
     def arrays(self) -> dict[str, Array]:
         """The grids, as arrays of one View."""
@@ -72,7 +75,8 @@ class Settings:
             )
             for number, layer in enumerate(layers)
         }
-        return cls(layers=layers, grids=grids, **{name: int(values[name]) for name in _NUMBERS})
+        numbers = {name: int(values[name]) for name in _NUMBERS}
+        return cls(layers=layers, grids=grids, reduction=values.get("reduction", "torch"), **numbers)
 
 
 _NUMBERS = ("k", "batch_size", "threads", "shard_size", "sample", "spot_stride")

@@ -16,7 +16,7 @@ from torch import Tensor
 from convscope.errors import BadImage, Cancelled, ConvscopeError
 from convscope.images.reading import read_ahead
 from convscope.mining.accumulate import BLOCK, Accumulator, Floor, sample_ids
-from convscope.mining.reduce import reduce_output
+from convscope.mining.reduce import Wanted, reduction
 from convscope.mining.state import LayerState
 from convscope.view import Array, View
 
@@ -163,6 +163,7 @@ class Miner:
         self.work = work
         self.batch_size = work.settings.batch_size
         network = work.network
+        self.reduce = reduction(work.settings.reduction)
         self._reading_threads = reading_threads
         self._layers = {address: network.layer(address) for address in work.settings.layers}
         self._floors = {
@@ -210,7 +211,7 @@ class _Pass:
             address: Accumulator(layer, work.settings, work.settings.grids[address], miner._floors[address], device)
             for address, layer in miner._layers.items()
         }
-        self.placed, self.spots = torch.zeros(0, dtype=torch.bool), list[int]()
+        self.placed = self.spots = torch.zeros(0, dtype=torch.bool)
         self.block: list[int] = []
         self.good: list[int] = []
         self.labels: dict[str, int] = {}
@@ -297,7 +298,8 @@ class _Pass:
         """Reduce one layer's output; what is behind the batch's images fills it up and counts for nothing."""
         accumulator = self.accumulators[address]
         units = accumulator.layer.to_units(output)[: len(self.placed)]
-        accumulator.put(reduce_output(units, accumulator.wanted(self.placed, self.spots)), len(self.block))
+        wanted = Wanted(accumulator.floor.top, accumulator.floor.bottom, self.placed, self.spots)
+        self.miner.reduce(units, wanted, accumulator.block, len(self.block))
 
     def _forward(self, trace: Trace, batch: list[tuple[int, Tensor]]) -> None:
         if self.cancelled():
@@ -308,7 +310,7 @@ class _Pass:
         for place, (_, prepared) in enumerate(batch):
             images[place] = prepared
         self.placed = torch.from_numpy(self.miner._sample[identities]).to(network.device)
-        self.spots = np.flatnonzero(self._spots(identities)).tolist()
+        self.spots = torch.from_numpy(self._spots(identities))
         count = len(batch)
         output = trace.run(images.to(network.device, network.dtype), stop=self.miner._stop)
         if output is not None:

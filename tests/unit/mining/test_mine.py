@@ -93,6 +93,25 @@ def test_ranks_places_and_sums_are_those_of_all_activations(layer: str, tmp_path
         assert counts[unit].sum() == 70
 
 
+def test_without_numba_a_study_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = load_images(pictures(30))
+    with_numba = mine(network(), images, study=tmp_path / "a", k=4, shard_size=16, executor="serial")
+    monkeypatch.setattr("convscope.mining.mine.numba_is_there", lambda: False)
+    without = mine(network(), images, study=tmp_path / "b", k=4, shard_size=16, executor="serial")
+    assert (with_numba.settings.reduction, without.settings.reduction) == ("numba", "torch")
+    for layer in with_numba.layers:
+        ours, theirs = with_numba.state(layer), without.state(layer)
+        for name in ("top", "bottom"):
+            assert np.array_equal(getattr(ours, name).key, getattr(theirs, name).key)
+            assert np.array_equal(getattr(ours, name).position, getattr(theirs, name).position)
+        for name, values in ours.statistics().items():
+            assert np.allclose(values, theirs.statistics()[name], rtol=1e-4, atol=1e-5, equal_nan=True)
+    # It goes on as it was begun, also where Numba is there again.
+    monkeypatch.undo()
+    more = load_images([*pictures(30), *pictures(4, seed=1)])
+    assert mine(network(), more, study=tmp_path / "b", executor="serial").settings.reduction == "torch"
+
+
 def test_the_sample_is_the_same_random_images_for_every_unit(tmp_path: Path) -> None:
     net, images = network(), load_images(pictures(90))
     state = mine(net, images, layers="0", k=2, study=tmp_path, executor="serial").state("0")
