@@ -178,7 +178,7 @@ class Trace:
             # A detached alias asks for the gradient, so that the caller's tensor never does.
             self._image = image.detach().requires_grad_(True) if self._with_gradients else image
             recorder.attach(stack)
-            torch.manual_seed(0)
+            _seed(self._image)
             try:
                 output = self.module(self._image)
             except _Stop:
@@ -201,6 +201,15 @@ class Trace:
             held = f"this trace holds {', '.join(kept)}" if kept else "run the images through it: trace.run(images)"
             raise UnknownName(f"{address!r} wasn't recorded", next_step=held)
         return kept[address]
+
+
+def _seed(image: Tensor) -> None:
+    """Whatever a module draws at random, it draws the same each time."""
+    if image.is_cpu and not torch.cuda.is_initialized():
+        # torch's own function also writes the whole stack down for each kind of device that isn't there: milliseconds.
+        torch.default_generator.manual_seed(0)
+    else:
+        torch.manual_seed(0)
 
 
 def _gradients(scalar: Tensor, places: list[Any], again: bool) -> tuple[Tensor | None, ...]:
