@@ -14,10 +14,11 @@ from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 from torch import nn
 
+from convscope.errors import Refused
 from convscope.images import load_images
 from convscope.methods.base import Method, method_class, parameter
 from convscope.network.network import Network
-from convscope.progress import report
+from convscope.progress import preview, report
 from convscope.server import question as question_module
 from convscope.server.app import create_app
 from convscope.server.bundle import Bundle
@@ -76,6 +77,36 @@ class Slow(Method):
 
 
 @dataclass(frozen=True)
+class Long(Method):
+    """Takes as long as its gate says, step by step, and shows what it has so far."""
+
+    name = "long"
+    title = "Long"
+    target = "network"
+    long: ClassVar[bool] = True
+    steps: int = parameter(100_000, "how many steps")
+    fails: bool = parameter(False, "end in a refusal")
+
+    gate = threading.Event()
+    log: ClassVar[list[str]] = []
+
+    def compute(self, network, target, batch):
+        for step in range(self.steps):
+            Long.log.append(f"step {self.steps}")
+            if Long.gate.wait(0.002):
+                break
+            preview(lambda step=step: self.view(step))
+            report(step, self.steps, "working long")
+        Long.log.append(f"end {self.steps}")
+        if self.fails:
+            raise Refused("there is no honest answer", next_step="ask for something else")
+        return self.view(self.steps)
+
+    def view(self, step):
+        return View("maps", {"map": np.full((1, 2, 2), step, np.float32)}, {"map": ("unit", "row", "column")})
+
+
+@dataclass(frozen=True)
 class Broken(Method):
     """Has a bug."""
 
@@ -90,13 +121,22 @@ class Broken(Method):
 @pytest.fixture
 def slow(monkeypatch):
     """The method ``slow`` (and ``broken``), with its gate closed."""
-    own = {"slow": Slow, "broken": Broken}
+    own = {"slow": Slow, "broken": Broken, "long": Long}
     monkeypatch.setattr(question_module, "method_class", lambda name: own.get(name) or method_class(name))
     for event in (Slow.gate, Slow.entered, Slow.left):
         event.clear()
     Slow.runs.clear()
     yield Slow
     Slow.gate.set()
+
+
+@pytest.fixture
+def long(slow):
+    """The method ``long``, with its gate closed."""
+    Long.gate.clear()
+    Long.log.clear()
+    yield Long
+    Long.gate.set()
 
 
 @pytest.fixture
