@@ -210,6 +210,33 @@ def _projections(network: Network) -> None:
     assert gradient["patch"][0, 0, :, 0, 0].tolist() == [0, 32, 64]
 
 
+def _invariance(network: Network) -> None:
+    # Shifted down by 2 pixels with its border going on, value = row is 0, 0, 0, 1, 2, …: of 7 rows of edges the first
+    # is gone and the second half as strong, so of 35 values of 8, five are 0 and five are 4.
+    view = network.view("invariance", images=ramp(), layers="relu", transforms="vertical", steps=3, translation=2 / 9)
+    assert view["amount"].tolist() == [[-2, 0, 2]]
+    expected = np.sqrt(5 * 8**2 + 5 * 4**2)
+    assert np.allclose(view["distance"], [[[[expected, 0, expected]]]])
+    assert np.allclose(view["relative"], view["distance"] / np.sqrt(35 * 8**2))
+    scores = np.array([44 / 7, -44 / 7 + 0.25, 22 / 7 - 0.5])
+    assert view["probability"][0, 0, 2] == pytest.approx(np.exp(scores[0]) / np.exp(scores).sum(), abs=1e-6)
+
+
+def _correspondence(network: Network) -> None:
+    # Covered by black from the first row on, both images lose the same edges, so their changes have the same signs.
+    both = torch.cat([ramp() / 16, ramp() / 8])
+    given = {"parts": "top: 0,0,4,7", "layers": "relu", "fill": "black", "draws": 2}
+    view = network.view("correspondence", images=both, **given)
+    assert view["distance"].tolist() == [[0]]
+    assert view["box"].tolist() == [[[0, 0, 4, 7]] * 2]
+    opposite = torch.cat([ramp() / 16, 0.5 - ramp() / 16])
+    # By rows of the first map, the changes are +, +, -, - where edges were, and 0, 0, -, - where there were none;
+    # below, and in the second map, nothing changes: 2 rows of 5 values differ, of 70.
+    view = network.view("correspondence", images=opposite, **given)
+    assert view["distance"].tolist() == [[pytest.approx(10 / 70)]]
+    assert view["pair"][0, 0].tolist() == [[0, view["distance"][0, 0]], [view["distance"][0, 0], 0]]
+
+
 @dataclass(frozen=True)
 class Row:
     """What conformance knows of one method; ``mined``: it is read from a study, which is made first."""
@@ -245,6 +272,8 @@ ROWS = {
     "grad_cam": Row(_grad_cam, [{}, {"variant": "hires_cam", "rectify": False}]),
     "occlusion": Row(_occlusion, [{"window": 4, "stride": 4}, {"fill": "blur", "window": 5, "stride": 5}]),
     "layerwise_relevance": Row(_layerwise_relevance, [{}, {"composite": "epsilon_gamma_box"}]),
+    "invariance": Row(_invariance, [{"steps": 2, "transforms": "horizontal,scale"}, {"fill": "gray", "steps": 2}]),
+    "correspondence": Row(_correspondence, [{"parts": "0,0,2,3", "draws": 1}]),
 }
 VARIANTS = [(name, parameters) for name, row in ROWS.items() for parameters in row.parameters]
 
@@ -301,7 +330,7 @@ def test_a_method_explains_itself(name):
     assert "\n" not in found["formula"]
     assert found["caveat"]
     assert "Misleads when" in found["summary"]
-    assert "[unit" in found["summary"] or "[image" in found["summary"]
+    assert any(f"[{axis}" in found["summary"] for axis in ("unit", "image", "part"))
     assert all(parameter["help"] for parameter in found["parameters"])
 
 

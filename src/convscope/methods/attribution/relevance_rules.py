@@ -86,8 +86,13 @@ def plan(network: Network, layer: Layer | None, composite: str) -> Plan:
         convolution = isinstance(network.module.get_submodule(call.path), _CONVOLUTIONS)
         rules[address] = of_convolutions if convolution else "epsilon"
         # The plain composites treat the first layer as any other.
-        if not above and of_first in ("flat", "box"):
+        if not above and (of_first == "flat" or (of_first == "box" and convolution)):
             rules[address] = of_first
+        if rules[address] == "box" and call.inputs != ("input",):
+            raise Refused(
+                f"{address} doesn't see the image as it is prepared, so how black and white reach it isn't known",
+                next_step="choose a composite without a box, like epsilon_plus_flat",
+            )
     merged = tuple(_merged(network, calls))
     norms = [call.path for call in calls if _module(network, call, _NORMALIZATIONS) is not None]
     done = {path for _, path in merged}
