@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 IMAGES_PER_VIEW = 256
 LONGEST_TEXT = 2000
 STUDY = "study"
-JSON_PARAMETER = "parameters"
+JSON_PARAMETER = "of_parameters"
 """What a method calls the parameter that holds another method's parameters, as a JSON object."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from convscope.errors import Refused
 from convscope.training.definition import Definition
 from convscope.training.learner import Learner
 from convscope.training.presets import PRESETS
@@ -150,6 +151,29 @@ def test_a_frame_is_sent_once_and_waits_for_the_next(client):
     assert (nothing.status_code, nothing.content) == (204, b"")
     # A number of another server's: whatever there is is news.
     assert client.get(f"{run}/frame", params={"after": 10**9}).status_code == 200
+
+
+def test_who_waits_for_a_frame_of_a_run_that_gives_way_is_told_that_there_is_none(client):
+    run = begin(client)
+    live = client.training.live
+    after = frame(client, run).meta["frame"]
+    answers = []
+
+    def watch():
+        answers.append(client.get(f"{run}/frame", params={"after": after}).status_code)
+
+    waiting = [threading.Thread(target=watch) for _ in range(4)]
+    for thread in waiting:
+        thread.start()
+    until(lambda: live._waiting == 4)
+    begin(client, name="another", replace=True)
+    for thread in waiting:
+        thread.join(10)
+    assert answers == [204] * 4
+    # Whoever still has the closed run in hand is refused, with the reason.
+    assert client.portal.call(live.frame, 0, (), ("map",), 1) is None
+    with pytest.raises(Refused, match="was closed"):
+        client.portal.call(live.away, lambda: None)
 
 
 def test_two_pages_watch_one_run_and_a_slow_one_holds_nobody_up(client):
