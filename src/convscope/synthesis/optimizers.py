@@ -48,7 +48,7 @@ class Optimizer:
     tensor([[1., 1., 1., 1.]])
     """
 
-    kind: Kind = "adam"
+    kind: str = "adam"
     learning_rate: float = 0.05
     policy: str = "constant"
     momentum: float = 0.9
