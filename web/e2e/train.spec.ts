@@ -57,7 +57,7 @@ test("the time slider replays it, and leads back to now", async ({ train: page }
   await expect(page.locator('[data-strip="conv1|weights"] canvas')).toHaveCount(2);
   await page.locator("body").press("b");
   await page.locator("body").press("y");
-  await expect.poll(async () => Number(await page.locator("[data-shown]").getAttribute("data-shown")), { timeout: 20_000 }).toBeGreaterThan(5);
+  await expect.poll(async () => Number(await page.locator("[data-shown]").getAttribute("data-shown")), { timeout: 20_000 }).toBeGreaterThan(1);
   await page.locator("body").press("0");
   await expect(page.locator("[data-shown]")).toHaveAttribute("data-shown", "live");
   // How the unit grew, from the first recorded step on.

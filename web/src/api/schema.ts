@@ -4,7 +4,7 @@ import type { components } from "./schema.gen";
 
 type Schemas = components["schemas"];
 
-export type Session = Omit<Schemas["Session"], "methods"> & { methods: MethodDescription[] };
+export type Session = Schemas["Session"];
 export type Layer = Schemas["Layer"];
 export type Layers = Schemas["Layers"];
 /** Along one image axis: position i sees pixels offset + stride·i … + size − 1, before clipping. */
@@ -17,9 +17,15 @@ export type AddedImage = Schemas["AddedImage"];
 export type SkippedImage = Schemas["Skipped"];
 export type ErrorDescription = Schemas["ErrorBody"];
 /** `long`: it runs beside everything else, and shows previews. */
-export type MethodDescription = Schemas["Method"] & { long?: boolean };
-/** `preview`: the number of the newest one, 0 for none; `failure`: of a job that was asked after. */
-export type Job = Schemas["JobEvent"] & { preview?: number; failure?: ErrorDescription | null };
+export type MethodDescription = Schemas["Method"];
+/** What can be asked of a target, and why not. */
+export type MethodHere = Schemas["MethodHere"];
+/** `preview`: the number of the newest one, 0 for none. */
+export type Job = Schemas["JobEvent"];
+/** What became of a job that was asked after. */
+export type EndedJob = Schemas["Job"];
+/** Another network was opened in the place of this one. */
+export type Reopened = Schemas["SessionEvent"];
 /** What was mined, and how far the mining under way is. */
 export type Study = Schemas["Study"];
 export type StudyImage = Schemas["StudyImage"];

@@ -7,7 +7,7 @@ import { colorIndex, type Scale } from "./scale";
 /** What is shown of a map and its photo. */
 export type OverlayMode = "over" | "map" | "photo";
 
-const PALE = 0.6;
+const PALE = 0.45;
 // Weak values stay visible without hiding the photo under them.
 const ROOT = 0.6;
 
@@ -36,13 +36,40 @@ function within(value: number, { sign, limit }: Scale): number {
   return Math.min(limit, Math.max(sign === "signed" ? -limit : 0, value));
 }
 
-/** Samples a plane for each pixel of a rectangle: the cell under it when enlarged, the mean of those under it when reduced. */
-function sampler(plane: Plane, place: Rectangle): (line: number, dot: number) => number {
+type Sampler = (line: number, dot: number) => number;
+
+const nearest = (plane: Plane, high: number, wide: number): Sampler => (line, dot) =>
+  plane.data[plane.offset + Math.floor((line + 0.5) * high) * plane.columns + Math.floor((dot + 0.5) * wide)];
+
+/** Of a photo: the cell under a pixel when enlarged, the mean of those under it when reduced. */
+function sampler(plane: Plane, place: Rectangle): Sampler {
   const [high, wide] = [plane.rows / place.height, plane.columns / place.width];
-  if (high <= 1 && wide <= 1) {
-    return (line, dot) => plane.data[plane.offset + Math.floor((line + 0.5) * high) * plane.columns + Math.floor((dot + 0.5) * wide)];
-  }
+  if (high <= 1 && wide <= 1) return nearest(plane, high, wide);
   return (line, dot) => areaMean(plane, 0, line * high, (line + 1) * high, dot * wide, (dot + 1) * wide);
+}
+
+/**
+ * Of a map: when reduced, the strongest value under a pixel. Gradients change their sign from cell to cell; their mean
+ * would show nothing where there is most.
+ */
+function strongest(plane: Plane, place: Rectangle): Sampler {
+  const { data, offset, rows, columns } = plane;
+  const [high, wide] = [rows / place.height, columns / place.width];
+  if (high <= 1 && wide <= 1) return nearest(plane, high, wide);
+  return (line, dot) => {
+    const [top, left] = [Math.floor(line * high), Math.floor(dot * wide)];
+    const bottom = Math.max(top + 1, Math.min(rows, Math.ceil((line + 1) * high - 1e-9)));
+    const right = Math.max(left + 1, Math.min(columns, Math.ceil((dot + 1) * wide - 1e-9)));
+    let found = 0;
+    for (let row = top; row < bottom; row++) {
+      for (let column = left; column < right; column++) {
+        const value = data[offset + row * columns + column];
+        if (Number.isNaN(value)) return value;
+        if (Math.abs(value) > Math.abs(found)) found = value;
+      }
+    }
+    return found;
+  };
 }
 
 /** Paint a map over its photo. Either may have its own number of rows and columns; both cover the whole rectangle. */
@@ -55,7 +82,7 @@ export function paintOver(
   palette: Palette,
   theme: Theme,
 ): void {
-  const value = sampler(map, place);
+  const value = strongest(map, place);
   const gray = photo ? sampler(photo, place) : () => (theme === "light" ? 255 : 0);
   for (let line = 0; line < place.height; line++) {
     const first = (place.top + line) * target.width + place.left;
@@ -97,7 +124,7 @@ export function paintOverlayPixels(target: Pixels, place: Rectangle, overlay: Ov
     return;
   }
   if (mode === "map") {
-    const value = sampler(map, place);
+    const value = strongest(map, place);
     for (let line = 0; line < place.height; line++) {
       const first = (place.top + line) * target.width + place.left;
       for (let dot = 0; dot < place.width; dot++) target.data[first + dot] = palette.colors[colorIndex(within(value(line, dot), scale), scale)];

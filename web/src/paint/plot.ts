@@ -193,6 +193,7 @@ function paintAxes(context: CanvasRenderingContext2D, frame: Frame, style: PlotS
 /** Of round numbers: no more digits than they have. */
 export function formatTick(value: number): string {
   const magnitude = Math.abs(value);
+  if (magnitude >= 1e9) return formatNumber(value, 1);
   if (magnitude >= 1e6) return `${Number((value / 1e6).toPrecision(6))} M`;
   if (magnitude >= 1e4) return `${Number((value / 1e3).toPrecision(6))} k`;
   if (magnitude !== 0 && magnitude < 1e-3) return formatNumber(value, 1);

@@ -1,6 +1,6 @@
 // The source behind `convscope open`: plain HTTP and server-sent events, same origin, cookie set by the first link.
 
-import type { AddedImage, ImageDescription, Images, Job, Layers, ReceptiveFieldBox, Session, Study, StudyImage } from "../api/schema";
+import type { AddedImage, EndedJob, ImageDescription, Images, Job, Layers, MethodHere, ReceptiveFieldBox, Reopened, Session, Study, StudyImage } from "../api/schema";
 import { Failure } from "../api/failure";
 import type { View } from "../api/view";
 import { PAGE } from "./cache";
@@ -18,6 +18,8 @@ const aborted = (signal: AbortSignal): Promise<never> =>
 
 export class ServerSource implements Source {
   private readonly http: Http;
+  /** Which network is open: pictures of another one mustn't come out of the browser's cache. */
+  private opening = 0;
   /** Methods that are computed beside everything else. */
   private long: ReadonlySet<string> = new Set();
   /** Who waits for the end of which job. */
@@ -29,6 +31,7 @@ export class ServerSource implements Source {
 
   async session(signal?: AbortSignal): Promise<Session> {
     const session = await this.http.json<Session>("api/session", { signal });
+    this.opening = session.opening;
     this.long = new Set(session.methods.filter((each) => each.long).map((each) => each.name));
     return session;
   }
@@ -36,6 +39,9 @@ export class ServerSource implements Source {
   layers = async (signal?: AbortSignal) => (await this.http.json<Layers>("api/layers", { signal })).layers;
 
   images = (signal?: AbortSignal) => this.http.json<Images>("api/images", { signal });
+
+  methods = async (target: string, signal?: AbortSignal) =>
+    (await this.http.json<{ methods: MethodHere[] }>(`api/methods?${new URLSearchParams({ target })}`, { signal })).methods;
 
   receptiveField = (unit: string, signal?: AbortSignal) =>
     this.http.json<ReceptiveFieldBox>(`api/receptive-field?${new URLSearchParams({ unit })}`, { signal });
@@ -52,7 +58,7 @@ export class ServerSource implements Source {
       const answer = await this.http.viewOrJob(path, { signal, headers: { ...headers, Prefer: "respond-async" } });
       if (answer.view) return answer.view;
       await Promise.race([ended, aborted(signal)]);
-      const over = await this.http.json<Job>(`api/jobs/${job}`, { signal }).catch(() => null);
+      const over = await this.http.json<EndedJob>(`api/jobs/${job}`, { signal }).catch(() => null);
       if (over?.state === "failed" && over.failure) throw new Failure(over.failure);
       if (over?.state === "cancelled") throw new Failure({ what: "", where: "", next_step: "", kind: "cancelled" });
       // It is there now; if the line of events broke meanwhile, this waits for it.
@@ -81,8 +87,8 @@ export class ServerSource implements Source {
     return answer.image;
   }
 
-  thumbnail = (image: number, side: number) => `api/images/${image}/thumbnail?side=${side}`;
-  prepared = (image: number) => `api/images/${image}/prepared`;
+  thumbnail = (image: number, side: number) => `api/images/${image}/thumbnail?side=${side}&opening=${this.opening}`;
+  prepared = (image: number) => `api/images/${image}/prepared?opening=${this.opening}`;
 
   download(request: ViewRequest, format: SaveFormat): string {
     const path = viewPath(request);
@@ -104,7 +110,9 @@ export class ServerSource implements Source {
   studyImage = (image: number, signal?: AbortSignal) => this.http.json<StudyImage>(`api/study/images/${image}`, { signal });
   studyPrepared = (image: number) => `api/study/images/${image}/prepared`;
 
-  follow(listener: (job: Job) => void, grown: () => void, lost: () => void): () => void {
+  goBack = (): Promise<Session> => this.http.send<Session>("POST", "api/session/return", {});
+
+  follow(listener: (job: Job) => void, grown: () => void, lost: () => void, reopened: (opening: number) => void): () => void {
     const events = new EventSource(`api/events?page=${PAGE}`);
     events.addEventListener("error", lost);
     // Whatever ended while the line was broken wasn't told.
@@ -115,6 +123,7 @@ export class ServerSource implements Source {
       if (hasEnded(job)) this.ends.get(job.id)?.();
     });
     events.addEventListener("study", grown);
+    events.addEventListener("session", (event) => reopened((JSON.parse((event as MessageEvent<string>).data) as Reopened).opening));
     return () => events.close();
   }
 }

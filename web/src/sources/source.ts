@@ -1,6 +1,6 @@
 // Where Views come from. The page knows only this: a server today, a folder of blobs without Python later.
 
-import type { ImageDescription, Images, Job, Layer, ReceptiveFieldBox, Session, Study, StudyImage } from "../api/schema";
+import type { ImageDescription, Images, Job, Layer, MethodHere, ReceptiveFieldBox, Session, Study, StudyImage } from "../api/schema";
 import type { View } from "../api/view";
 import type { Cut, Which } from "../state/patches";
 
@@ -30,6 +30,8 @@ export interface Source {
   session(signal?: AbortSignal): Promise<Session>;
   layers(signal?: AbortSignal): Promise<Layer[]>;
   images(signal?: AbortSignal): Promise<Images>;
+  /** What can be asked of a target (empty: the whole network), as far as that is known without computing anything. */
+  methods(target: string, signal?: AbortSignal): Promise<MethodHere[]>;
   /** What one neuron, layer:channel:row,column, sees of the prepared image. */
   receptiveField(unit: string, signal?: AbortSignal): Promise<ReceptiveFieldBox>;
   view(request: ViewRequest, job: string, signal: AbortSignal): Promise<View>;
@@ -48,8 +50,10 @@ export interface Source {
   atlas(request: AtlasRequest, signal: AbortSignal): Promise<ImageBitmap>;
   studyImage(image: number, signal?: AbortSignal): Promise<StudyImage>;
   studyPrepared(image: number): string;
-  /** Follow jobs, and hear when what was mined grew; `lost` is told when the line breaks. Returns how to stop. */
-  follow(listener: (job: Job) => void, grown: () => void, lost: () => void): () => void;
+  /** Back to the network that the server was started with. */
+  goBack(): Promise<Session>;
+  /** Follow jobs, and hear when what was mined grew or another network was opened; `lost`: the line broke. Returns how to stop. */
+  follow(listener: (job: Job) => void, grown: () => void, lost: () => void, reopened: (opening: number) => void): () => void;
 }
 
 /** The text that names a View. */

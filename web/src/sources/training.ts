@@ -17,7 +17,7 @@ import type {
   Settings,
   SnapshotRead,
 } from "../api/training";
-import type { Job } from "../api/schema";
+import type { Job, Session } from "../api/schema";
 import type { View } from "../api/view";
 import { Http, type Words } from "./http";
 
@@ -62,6 +62,9 @@ export class TrainingSource {
   act = (run: string, action: Action) => this.http.send<Run>("POST", runPath(run, `/${action}`), {});
 
   change = (run: string, settings: Settings) => this.http.send<Changed>("POST", runPath(run, "/settings"), { settings });
+
+  /** Its network, as it is now, takes the place of the one that is explored. */
+  explore = (run: string, job: string) => this.http.send<Session>("POST", runPath(run, "/explore"), {}, named(job));
 
   async close(run: string): Promise<void> {
     await this.http.fetch(runPath(run), { method: "DELETE" });

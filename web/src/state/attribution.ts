@@ -31,6 +31,9 @@ export interface MatrixMethod {
   /** Why it can't be used here at all; "" where it can. */
   readonly missing: string;
   readonly slow: boolean;
+  /** It runs beside everything else. */
+  readonly long: boolean;
+  readonly classSensitive: boolean;
 }
 
 const names = (description: MethodDescription): ReadonlySet<string> => new Set(description.parameters.map((each) => each.name));
@@ -45,9 +48,9 @@ export function matrixMethods(session: Pick<Session, "methods" | "unavailable"> 
   if (!session) return [];
   const found: MatrixMethod[] = session.methods
     .filter(isAttribution)
-    .map(({ name, title }) => ({ name, title, missing: "", slow: SLOW.has(name) }));
+    .map(({ name, title, long, class_sensitive: sensitive }) => ({ name, title, missing: "", slow: SLOW.has(name), long, classSensitive: sensitive !== false }));
   for (const { name, reason } of session.unavailable) {
-    if ((ORDER as readonly string[]).includes(name)) found.push({ name, title: name, missing: reason, slow: false });
+    if ((ORDER as readonly string[]).includes(name)) found.push({ name, title: name, missing: reason, slow: false, long: false, classSensitive: true });
   }
   const place = (name: string) => {
     const at = (ORDER as readonly string[]).indexOf(name);

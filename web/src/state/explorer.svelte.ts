@@ -13,6 +13,7 @@ import { t } from "../strings";
 import { parseAddress, samePosition, unitAddress, type Position } from "./address";
 import { nearest } from "./nearest";
 import { MOST_IMAGES, shownSheet, shownSource } from "./requests";
+import { Offers } from "./offers.svelte";
 import { Resource, type Surroundings } from "./resource.svelte";
 import { StudyState } from "./study.svelte";
 import { arcs, isQuiet, spineRows, unfolded } from "./spine";
@@ -38,6 +39,8 @@ export class Explorer implements Surroundings {
   images = $state.raw<ImageDescription[]>([]);
   skipped = $state.raw<SkippedImage[]>([]);
   failure = $state.raw<Failure | null>(null);
+  /** Another network than that of `session` is open. */
+  replaced = $state(false);
   /** The server doesn't answer; what is here stays. */
   gone = $state(false);
   hover = $state.raw<Hover | null>(null);
@@ -50,6 +53,7 @@ export class Explorer implements Surroundings {
   readonly lamps = new SvelteMap<string, { dead: number; nan: number; units: number }>();
   readonly cache: ViewCache;
   readonly study: StudyState;
+  readonly offers: Offers;
   private readonly resources: Resource[] = [];
   private readonly listeners = new Map<string, (preview: number) => void>();
   private written = "";
@@ -87,6 +91,7 @@ export class Explorer implements Surroundings {
   constructor(readonly source: Source) {
     this.cache = new ViewCache(source);
     this.study = new StudyState(this);
+    this.offers = new Offers(source);
     this.writtenState = $state.snapshot(this.page) as PageState;
     if (!this.page.theme) this.page.theme = this.keptTheme();
   }
@@ -95,7 +100,7 @@ export class Explorer implements Surroundings {
   async open(): Promise<void> {
     try {
       // Before the first answer: opening the network is a job too.
-      this.unfollow ??= this.source.follow((job) => this.heard(job), () => this.study.grown(), () => void this.ask());
+      this.unfollow ??= this.source.follow((job) => this.heard(job), () => this.study.grown(), () => void this.ask(), (opening) => this.reopened(opening));
       const [session, layers, listed] = await Promise.all([this.source.session(), this.source.layers(), this.source.images()]);
       const other = this.session && this.session.network.fingerprint !== session.network.fingerprint;
       if (other) return location.reload();
@@ -161,6 +166,29 @@ export class Explorer implements Surroundings {
     this.unfollow = null;
     clearTimeout(this.retryTimer);
     this.retryTimer = setTimeout(() => void this.open(), RETRY_PAUSE);
+  }
+
+  /** Another network is open now: nothing here is about it, and no address of the old one means anything. */
+  private reopened(opening: number): void {
+    if (!this.session || this.session.opening === opening) return;
+    // Someone who trains isn't interrupted; whoever goes back to exploring starts anew.
+    if (this.page.tab === "train") this.replaced = true;
+    else this.startAnew();
+  }
+
+  /** Load everything again, for a network that no address here is about. */
+  startAnew(): void {
+    history.replaceState(null, "", `${location.pathname}#tab=${this.page.tab === "train" ? "explore" : this.page.tab}`);
+    location.reload();
+  }
+
+  /** Look at the network again that the server was started with. */
+  async goBack(): Promise<void> {
+    try {
+      await this.source.goBack();
+    } catch (error) {
+      this.say(toFailure(error).description.what);
+    }
   }
 
   /** The line of events broke: is the server still there? */

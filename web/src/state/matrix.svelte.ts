@@ -21,6 +21,7 @@ import {
 } from "./attribution";
 import { readChecks, type Checks } from "./checks";
 import type { Explorer } from "./explorer.svelte";
+import { reasonText } from "./offers.svelte";
 import { predictionRequest } from "./requests";
 import type { Resource } from "./resource.svelte";
 
@@ -77,7 +78,7 @@ export class MatrixState {
   readonly rows: readonly Row[] = $derived.by(() =>
     this.methods.map((method) => ({
       method,
-      refused: method.missing || this.refusal(method.name),
+      refused: method.missing || this.foretold(method.name) || this.refusal(method.name),
       waiting: method.slow && !this.explorer.page.started.includes(method.name),
     })),
   );
@@ -127,16 +128,22 @@ export class MatrixState {
     const here = page.tab === "image" && page.look === "attribution";
     if (page.tab === "image") this.predictions.load(image ? predictionRequest([image.id], TOP) : null);
     if (!here || !image) return this.rest();
-    const wanted: { resource: Resource; request: ViewRequest }[] = [];
+    const { offers, address } = this.explorer;
+    const targets = this.columns.includes("unit") ? ["", address] : [""];
+    targets.forEach((target) => offers.ask(target));
+    if (!targets.every((target) => offers.has(target))) return;
+    const wanted: { resource: Resource; request: ViewRequest; long: boolean }[] = [];
     for (const row of this.rows) {
-      if (row.waiting || row.method.missing) continue;
+      if (row.waiting || row.method.missing || this.foretold(row.method.name)) continue;
       for (const [place, column] of this.columns.entries()) {
         const request = this.request(row.method.name, column);
         // What is refused for one class is refused for the next one too.
         if (!request || (row.refused && place > 0)) continue;
-        wanted.push({ resource: this.own(this.cells, cellKey(row.method.name, column)), request });
+        wanted.push({ resource: this.own(this.cells, cellKey(row.method.name, column)), request, long: row.method.long });
       }
     }
+    // What is there in a moment isn't kept waiting by what takes long.
+    wanted.sort((one, other) => Number(one.long) - Number(other.long));
     this.forget(this.cells, new Set(wanted.map(({ resource }) => resource)));
     this.turn(wanted, AT_ONCE);
     const checks: { resource: Resource; request: ViewRequest }[] = [];
@@ -184,10 +191,17 @@ export class MatrixState {
     this.forget(this.checks, new Set());
   }
 
+  /** What is known without trying; of the classes and of the unit, since a unit's way to the pixels is a part of the whole. */
+  private foretold(method: string): string {
+    const { columns, explorer } = this;
+    const reasons = columns.map((column) => explorer.offers.refusal(method, column === "unit" ? explorer.address : ""));
+    return reasons.every(Boolean) ? (reasons[0] ?? "") : "";
+  }
+
   private refusal(method: string): string {
     for (const column of this.columns) {
       const failure = this.cell(method, column)?.failure;
-      if (failure?.refused) return [failure.description.what, failure.description.next_step].filter(Boolean).join(". ");
+      if (failure?.refused) return reasonText(failure.description);
     }
     return "";
   }

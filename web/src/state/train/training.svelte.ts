@@ -84,6 +84,15 @@ export class Training {
   readonly running = $derived.by(() => this.live && this.state === "running");
   /** The images of this run among those that are here; "" where they aren't. */
   readonly dataId = $derived.by(() => this.offer?.data.find((data) => data.id === this.detail?.data || data.title === this.detail?.data)?.id ?? "");
+  /** Where the run lies, as the command line and Python name it. */
+  readonly folder = $derived.by(() => `${this.offer?.place || "runs"}/${this.id}`);
+  /** The command that goes on with this run, or shows it where it is somebody else's. */
+  readonly command = $derived.by(() => {
+    const { detail, folder, offer } = this;
+    if (!detail?.definition) return `convscope runs ${offer?.place || "runs"}`;
+    const preset = offer?.presets.find((each) => each.name === detail.network)?.name;
+    return `convscope train ${preset ?? "NETWORK.yaml"} --run ${folder}`;
+  });
   readonly settings: Settings | null = $derived.by(() => this.detail?.settings ?? null);
   private readonly layers: readonly Panel[] = $derived.by(() => this.detail?.layers ?? []);
   /** Of somebody else's run it is its records that tell which layers have kernels, and that there are images. */
@@ -97,6 +106,12 @@ export class Training {
   readonly events: readonly RunEvent[] = $derived.by(() => this.detail?.events ?? []);
   /** What deserves a mark on curves and slider. */
   readonly marks: readonly RunEvent[] = $derived.by(() => this.events.filter((event) => MARKED.has(event.kind)));
+  /** Since which step the loss of a live run is no number any more; null while it is one. */
+  readonly broken = $derived.by(() => {
+    const { statistics, events } = this;
+    if (!this.live || !statistics || statistics.step === 0 || statistics.loss !== null) return null;
+    return events.findLast((event) => event.kind === "not_finite")?.step ?? null;
+  });
   readonly steps: readonly number[] = $derived.by(() => this.recordedSteps.all);
   /** The recorded step that is shown; null while the newest of a live run is. */
   readonly shownStep: number | null = $derived.by(() => {
@@ -336,6 +351,15 @@ export class Training {
     const { id } = this;
     const run = await this.long("load", (job) => this.source.resume(id, null, false, job));
     if (run) await this.refresh(run.id);
+  }
+
+  /** Look into the network as it is now, with everything the other pages have. */
+  async explore(): Promise<void> {
+    const { id, explorer } = this;
+    const session = await this.long("load", (job) => this.source.explore(id, job));
+    if (!session) return;
+    explorer.page.tab = "explore";
+    explorer.startAnew();
   }
 
   /** The run as a file, or null where it can't be written that way. */
