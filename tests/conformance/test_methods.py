@@ -237,6 +237,15 @@ def _correspondence(network: Network) -> None:
     assert view["pair"][0, 0].tolist() == [[0, view["distance"][0, 0]], [view["distance"][0, 0], 0]]
 
 
+def _inversion(network: Network) -> None:
+    # A sixteenth of the ramp has the maps 1/2 and 0: any image with these maps rises by a sixteenth from row to row.
+    view = network.view("inversion", "convolution", 0.25 + ramp() / 16, regularizers="none", steps=64)
+    assert view["error"][0] < 0.02
+    found = view["prepared"][0, 0]
+    assert np.diff(found, axis=0).mean() == pytest.approx(1 / 16, abs=0.01)
+    assert abs(np.diff(found, axis=1).mean()) < 0.01
+
+
 @dataclass(frozen=True)
 class Row:
     """What conformance knows of one method; ``mined``: it is read from a study, which is made first."""
@@ -274,6 +283,7 @@ ROWS = {
     "layerwise_relevance": Row(_layerwise_relevance, [{}, {"composite": "epsilon_gamma_box"}]),
     "invariance": Row(_invariance, [{"steps": 2, "transforms": "horizontal,scale"}, {"fill": "gray", "steps": 2}]),
     "correspondence": Row(_correspondence, [{"parts": "0,0,2,3", "draws": 1}]),
+    "inversion": Row(_inversion, [{"steps": 1}, {"steps": 2, "parameterization": "pixels", "optimizer": "momentum"}]),
 }
 VARIANTS = [(name, parameters) for name, row in ROWS.items() for parameters in row.parameters]
 
