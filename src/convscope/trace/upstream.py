@@ -16,7 +16,7 @@ from torch.autograd.graph import get_gradient_edge
 from convscope.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
     from torch.autograd.graph import Node
@@ -48,6 +48,21 @@ _OTHERS = {
     "Threshold": "threshold",
     "Where": "where",
 }
+# Those of them that a call's kind gives away for certain: a module's class, or a function's name.
+_BY_NAME = {
+    "celu": "CELU",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "hardshrink": "hardshrink",
+    "hardswish": "hardswish",
+    "leakyrelu": "leaky ReLU",
+    "mish": "Mish",
+    "prelu": "PReLU",
+    "rrelu": "RReLU",
+    "selu": "SELU",
+    "silu": "SiLU",
+    "softshrink": "softshrink",
+}
 _SMALL = 1e-2
 # A gate that a value is multiplied with is computed from it by a chain of these.
 _ELEMENTWISE = frozenset(
@@ -64,15 +79,30 @@ def check_relu_rule(rule: ReluRule, value: Tensor, images: Tensor) -> None:
     nodes = _between(value, images)
     others = sorted({name for node in nodes for name in _other_rectifiers(node)})
     if others:
-        raise Refused(
-            f"the {rule} rule is defined for ReLU, but the image is also rectified by {', '.join(others)} on the way",
-            next_step="use the plain gradient, or a unit before that",
-        )
+        raise otherwise_rectified(rule, others)
     if not any(node.name() == _OURS for node in nodes):
         raise Refused(
             f"no ReLU lies between the image and what is explained, so the {rule} rule would change nothing",
             next_step="use the plain gradient: there it is the same",
         )
+
+
+def otherwise_rectified(rule: ReluRule, others: Iterable[str]) -> Refused:
+    """The refusal of a rule for the sake of these operations."""
+    return Refused(
+        f"the {rule} rule is defined for ReLU, but the image is also rectified by {', '.join(others)} on the way",
+        next_step="use the plain gradient, or a unit before that",
+    )
+
+
+def named_rectifiers(kinds: Iterable[str]) -> list[str]:
+    """Of calls' kinds, those that rectify otherwise: what can be told by name, without a forward pass.
+
+    >>> named_rectifiers(["Conv2d", "SiLU", "leaky_relu", "Sigmoid", "ReLU6"])
+    ['SiLU', 'leaky ReLU']
+    """
+    plain = (kind.lower().replace("_", "") for kind in kinds)
+    return sorted({_BY_NAME[kind] for kind in plain if kind in _BY_NAME})
 
 
 def _between(value: Tensor, images: Tensor) -> list[Node]:

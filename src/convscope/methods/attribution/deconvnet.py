@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from convscope.methods.attribution.attribution import AXES, Attributed, Attribution, Told, each_image, nobody, places
+from convscope.methods.graph import upstream
+from convscope.trace.upstream import named_rectifiers, otherwise_rectified
 
 if TYPE_CHECKING:
+    from convscope.errors import ConvscopeError
     from convscope.methods.attribution.seed import BoundSeed
+    from convscope.methods.base import Target
     from convscope.network.batch import Batch
     from convscope.network.network import Network
     from convscope.trace import ReluRule
@@ -22,6 +26,14 @@ class Rectified(Attribution):
 
     class_sensitive: ClassVar[bool] = False
     rule: ClassVar[ReluRule]
+
+    def refusal(self, network: Network, target: Target) -> ConvscopeError | None:
+        """What rectifies otherwise on the way, as far as the layer table names it; the graph itself is asked later."""
+        layer = target.layer
+        if layer is None and isinstance(self.objective, str) and self.objective.strip().startswith("unit:"):
+            return None
+        others = named_rectifiers(call.kind for call in upstream(network, layer))
+        return otherwise_rectified(self.rule, others) if others else None
 
     def attribute(self, network: Network, bound: BoundSeed, batch: Batch, told: Told = nobody) -> Attributed:
         """One forward pass, and one backward pass by the rule."""
