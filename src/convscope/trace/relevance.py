@@ -65,6 +65,8 @@ class RelevanceFlow(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         bare = function_name(name)
         dependent = torch.is_grad_enabled() and any(_depends(leaf) for leaf in tree_flatten((args, options))[0])
+        if dependent and bare in ("rdiv", "reciprocal"):
+            raise _no_rule("division by values that depend on the image")
         if not dependent or bare not in PROPORTIONAL | PASSING:
             return func(*args, **options)
         if bare in PROPORTIONAL:
@@ -77,6 +79,13 @@ def stabilized(values: Tensor) -> Tensor:
     return values + _STABILIZER * torch.where(values < 0, -1.0, 1.0).to(values)
 
 
+def _no_rule(what: str) -> Refused:
+    return Refused(
+        f"{what} has no relevance rule",
+        next_step="choose a unit before it, or another method, such as the gradient",
+    )
+
+
 def _depends(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
@@ -86,12 +95,10 @@ def _proportional(
 ) -> Any:
     leaves, structure = tree_flatten((args, options))
     places = [index for index, leaf in enumerate(leaves) if _depends(leaf)]
-    divides = bare == "div" and (places[0] != 0 or name.startswith("__r"))
-    if divides or (bare in ("mul", "div") and len(places) > 1):
-        raise Refused(
-            f"{'division by' if divides else 'a product of'} values that depend on the image has no relevance rule",
-            next_step="choose a unit before it, or another method, such as the gradient",
-        )
+    if bare == "div" and places != [0]:
+        raise _no_rule("division by values that depend on the image")
+    if bare == "mul" and len(places) > 1:
+        raise _no_rule("a product of values that depend on the image")
     in_place = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
     out_of_place = getattr(torch, bare) if in_place else func
 
@@ -115,7 +122,7 @@ def _passing(func: Callable[..., Any], args: tuple[Any, ...], options: dict[str,
         values = func(copied, *args[1:], **options) if args else func(**{**options, "input": copied})
     if not isinstance(values, Tensor) or values.shape != given.shape or not given.requires_grad:
         return func(*args, **options)
-    output = _Passing.apply(given, values.clone())  # type: ignore[no-untyped-call]
+    output = _Passing.apply(given, values)  # type: ignore[no-untyped-call]
     return given.copy_(output) if values.data_ptr() == copied.data_ptr() else output
 
 
@@ -129,7 +136,7 @@ class _Proportional(torch.autograd.Function):
             # Copies: what is written over in place later must not change the parts.
             ctx.leaves = [each.detach().clone().requires_grad_() for each in inputs]
             ctx.output = call(*ctx.leaves)
-        output: Tensor = ctx.output.detach()
+        output: Tensor = ctx.output.detach().clone()
         return output
 
     @staticmethod
@@ -146,7 +153,7 @@ class _Passing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: Tensor, values: Tensor) -> Tensor:  # noqa: ARG004 - autograd's signature
         """The values, computed before."""
-        return values
+        return values.clone()
 
     @staticmethod
     def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 - autograd's signature

@@ -85,8 +85,11 @@ class GradCam(Attribution):
     def refusal(self, network: Network, target: Target) -> ConvscopeError | None:
         """No layer with maps, or one that holds none."""
         try:
-            self._maps_of(network, target)
-        except Refused as refused:
+            if target.layer is not None and target.channel is None:
+                _with_maps(target.layer)
+            else:
+                self._maps_of(network, target.layer)
+        except ConvscopeError as refused:
             return refused
         return None
 
@@ -107,7 +110,7 @@ class GradCam(Attribution):
 
     def attribute(self, network: Network, bound: BoundSeed, batch: Batch, told: Told = nobody) -> Attributed:
         """One forward pass, and one backward as far as the layer."""
-        layer = self._maps_of(network, Target(bound.layer))
+        layer = self._maps_of(network, bound.layer)
         with network.trace((layer.address, *bound.layers), gradients=True) as trace:
             output = trace.run(batch.tensor, stop=not bound.needs_output)
             values, labels = bound.values(network, trace, output, batch)
@@ -151,15 +154,13 @@ class GradCam(Attribution):
             found.append(f"The gradient is exactly zero: the objective doesn't depend on {layer.address} here.")
         return tuple(found)
 
-    def _maps_of(self, network: Network, target: Target) -> Layer:
-        """The layer whose maps are added up."""
-        if target.layer is not None and target.channel is None and not self.layer:
-            return _with_maps(target.layer)
+    def _maps_of(self, network: Network, explained: Layer | None) -> Layer:
+        """The layer whose maps are added up to explain something at a layer (the scores, for None)."""
         if self.layer:
             return _with_maps(network.layer(self.layer))
-        found = last_maps(network, target.layer)
+        found = last_maps(network, explained)
         if found is None:
-            where = f"upstream of {target.layer.address}" if target.layer is not None else f"in {network.name}"
+            where = f"upstream of {explained.address}" if explained is not None else f"in {network.name}"
             raise Refused(
                 f"there is no layer {where} with maps of more than one position that everything passes through",
                 next_step="name one by the parameter layer, or look at the gradient",
