@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from convscope.progress import report
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # at once. A fixed rule and not a stopwatch: the same images must give the same bytes.
 _WORK = 8e9
 _LARGEST_MINI_BATCH = 32
+_LARGEST_MAP = 32 * 2**20  # bytes; above this the C library's allocator keeps nothing for the next time
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +55,26 @@ def mini_batch_size(network: Network) -> int:
 
 
 def images_per_pass(network: Network) -> int:
-    """How many images a forward and backward pass takes at a time: enough to keep the cores busy, few enough that a
-    pass ends soon and its maps fit where memory is fast.
+    """How many images a method takes at a time that goes forward and backward through the network again and again.
+
+    The weights are laid out anew for each pass, so more images cost less each; but a map of more than 32 MiB is given
+    back to the system after each pass and has to be cleared by it for the next, which costs more than that.
     """
-    return max(1, min(_LARGEST_MINI_BATCH, int(_WORK / max(1, multiplications(network)))))
+    largest = max((prod(layer.output_shape) for layer in network.layers), default=1) * network.dtype.itemsize
+    work = int(2 * _WORK / max(1, multiplications(network)))
+    return max(1, min(_LARGEST_MINI_BATCH, work, _LARGEST_MAP // max(1, largest)))
+
+
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Some images of a batch."""
+    part = slice(start, stop)
+    return replace(
+        batch,
+        tensor=batch.tensor[part],
+        fingerprints=batch.fingerprints[part],
+        names=batch.names[part],
+        labels=batch.labels[part],
+    )
 
 
 def mini_batches(network: Network, batch: Batch, message: str, size: int = 0) -> Iterator[tuple[int, int, Batch]]:
@@ -65,18 +83,7 @@ def mini_batches(network: Network, batch: Batch, message: str, size: int = 0) ->
     for start in range(0, len(batch), step):
         report(start, len(batch), message)
         stop = min(start + step, len(batch))
-        part = slice(start, stop)
-        yield (
-            start,
-            stop,
-            replace(
-                batch,
-                tensor=batch.tensor[part],
-                fingerprints=batch.fingerprints[part],
-                names=batch.names[part],
-                labels=batch.labels[part],
-            ),
-        )
+        yield start, stop, part_of(batch, start, stop)
     report(len(batch), len(batch), message)
 
 

@@ -34,6 +34,8 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "maximum": ("input", "other"),
     "max": ("input", "other"),
 }
+SPELLINGS = frozenset(_ARGUMENTS)
+"""Names of functions, and in lower case of modules, that may compute ReLU."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
 
 from convscope.errors import Refused
+from convscope.trace.relu_rule import SPELLINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -81,10 +82,15 @@ def check_relu_rule(rule: ReluRule, value: Tensor, images: Tensor) -> None:
     if others:
         raise otherwise_rectified(rule, others)
     if not any(node.name() == _OURS for node in nodes):
-        raise Refused(
-            f"no ReLU lies between the image and what is explained, so the {rule} rule would change nothing",
-            next_step="use the plain gradient: there it is the same",
-        )
+        raise never_rectified(rule)
+
+
+def never_rectified(rule: ReluRule) -> Refused:
+    """The refusal of a rule where it would change nothing."""
+    return Refused(
+        f"no ReLU lies between the image and what is explained, so the {rule} rule would change nothing",
+        next_step="use the plain gradient: there it is the same",
+    )
 
 
 def otherwise_rectified(rule: ReluRule, others: Iterable[str]) -> Refused:
@@ -103,6 +109,15 @@ def named_rectifiers(kinds: Iterable[str]) -> list[str]:
     """
     plain = (kind.lower().replace("_", "") for kind in kinds)
     return sorted({_BY_NAME[kind] for kind in plain if kind in _BY_NAME})
+
+
+def may_rectify(kinds: Iterable[str]) -> bool:
+    """Whether a call of one of these kinds may be a ReLU, however it is spelled.
+
+    >>> may_rectify(["Conv2d", "clamp"]), may_rectify(["Conv2d", "BatchNorm2d", "Tanh"])
+    (True, False)
+    """
+    return any(kind.lower() in SPELLINGS for kind in kinds)
 
 
 def _between(value: Tensor, images: Tensor) -> list[Node]:

@@ -12,7 +12,7 @@ import torch
 
 from convscope.methods.attribution.seed import HELP as SEED_HELP
 from convscope.methods.attribution.seed import SEEDS, BoundSeed, Choice
-from convscope.methods.backward import mini_batches
+from convscope.methods.backward import images_per_pass, part_of
 from convscope.methods.base import Method, Target, parameter
 from convscope.methods.objective import HELP
 from convscope.methods.ranges import check_size, not_finite, to_array
@@ -90,9 +90,8 @@ class Attribution(Method):
         return BoundSeed.bind(network, target, self.objective, self.seed, batch)
 
     def images_at_once(self, network: Network) -> int:
-        """How many images :meth:`attribute` should be given at a time; 0 leaves it to the cost of a forward pass."""
-        del network
-        return 0
+        """How many images :meth:`attribute` should be given at a time."""
+        return images_per_pass(network)
 
     def signed_values(self) -> bool:
         """Whether the attribution has values on both sides of 0."""
@@ -118,9 +117,11 @@ class Attribution(Method):
         message = self.title.lower()
         size = len(batch) if bound.whole_batch else self.images_at_once(network)
         parts: list[Attributed] = []
-        for start, stop, part in mini_batches(network, batch, message, size):
+        report(0, len(batch), message)
+        for start in range(0, len(batch), size):
+            stop = min(start + size, len(batch))
             told = _telling(start, stop - start, len(batch), message)
-            parts.append(self.attribute(network, bound.part(slice(start, stop)), part, told))
+            parts.append(self.attribute(network, bound.part(slice(start, stop)), part_of(batch, start, stop), told))
         return self._view(network, target, bound, batch, parts)
 
     def _view(self, network: Network, target: Target, bound: BoundSeed, batch: Batch, parts: list[Attributed]) -> View:
@@ -142,7 +143,7 @@ class Attribution(Method):
             "position": None if target.position is None else list(target.position),
             "caption": f"{self.title}: {self.explanation(bound, len(batch))}.",
             "warnings": not_finite(ranges, {"attribution": "attribution"})
-            + nothing_found(arrays["attribution"], batch.names, bound)
+            + nothing_found(arrays["attribution"], batch.names, self.reason_for_nothing(bound))
             + list(dict.fromkeys(warning for part in parts for warning in part.warnings)),
             "ranges": ranges,
             "signed": self.signed_map(),
@@ -161,6 +162,10 @@ class Attribution(Method):
             f"what in each of {images} images drives {bound.caption}" if images > 1 else f"what drives {bound.caption}"
         )
 
+    def reason_for_nothing(self, bound: BoundSeed) -> str:
+        """Why an image's attribution is zero at every pixel, where it is."""
+        return f"{bound.text} doesn't change with any of them there"
+
 
 def places(choice: Choice, images: int) -> Array:
     """Where in the unit's map each image's seed lies, int32 ``[image, coordinate]``; -1 where it has no one place."""
@@ -176,13 +181,13 @@ def each_image(values: torch.Tensor, images: int) -> list[float]:
     return numbers if len(numbers) == images else [numbers[0] / images] * images
 
 
-def nothing_found(attribution: Array, names: tuple[str, ...], bound: BoundSeed) -> list[str]:
+def nothing_found(attribution: Array, names: tuple[str, ...], reason: str) -> list[str]:
     """A warning where an image's attribution is zero at every pixel: a black picture has a reason, too."""
     empty = [name for name, values in zip(names, attribution, strict=True) if not values.any()]
     if not empty:
         return []
     more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-    return [f"Exactly zero at every pixel of {empty[0]}{more}: {bound.text} depends on none of them there."]
+    return [f"Exactly zero at every pixel of {empty[0]}{more}: {reason}."]
 
 
 def _telling(start: int, images: int, of: int, message: str) -> Told:

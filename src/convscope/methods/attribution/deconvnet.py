@@ -9,7 +9,7 @@ import torch
 
 from convscope.methods.attribution.attribution import AXES, Attributed, Attribution, Told, each_image, nobody, places
 from convscope.methods.graph import upstream
-from convscope.trace.upstream import named_rectifiers, otherwise_rectified
+from convscope.trace.upstream import may_rectify, named_rectifiers, never_rectified, otherwise_rectified
 
 if TYPE_CHECKING:
     from convscope.errors import ConvscopeError
@@ -28,12 +28,16 @@ class Rectified(Attribution):
     rule: ClassVar[ReluRule]
 
     def refusal(self, network: Network, target: Target) -> ConvscopeError | None:
-        """What rectifies otherwise on the way, as far as the layer table names it; the graph itself is asked later."""
-        layer = target.layer
-        if layer is None and isinstance(self.objective, str) and self.objective.strip().startswith("unit:"):
+        """What rectifies otherwise on the way, or that nothing does, as far as the layer table tells by name; the graph
+        itself is asked later.
+        """
+        if target.layer is None and isinstance(self.objective, str) and self.objective.strip().startswith("unit:"):
             return None
-        others = named_rectifiers(call.kind for call in upstream(network, layer))
-        return otherwise_rectified(self.rule, others) if others else None
+        kinds = [call.kind for call in upstream(network, target.layer)]
+        others = named_rectifiers(kinds)
+        if others:
+            return otherwise_rectified(self.rule, others)
+        return None if may_rectify(kinds) else never_rectified(self.rule)
 
     def attribute(self, network: Network, bound: BoundSeed, batch: Batch, told: Told = nobody) -> Attributed:
         """One forward pass, and one backward pass by the rule."""

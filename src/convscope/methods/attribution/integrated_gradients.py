@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from convscope.methods.attribution.attribution import AXES, Attributed, Attribution, Told, each_image, nobody, places
 from convscope.methods.attribution.seed import changed
 from convscope.methods.backward import images_per_pass
 from convscope.methods.base import parameter
+from convscope.methods.fill import FILLS, filling
 
 if TYPE_CHECKING:
     from convscope.methods.attribution.seed import BoundSeed
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from convscope.network.network import Network
     from convscope.view import Array
 
-BASELINES = ("black", "white", "mean", "blur", "noise")
+BASELINES = (*FILLS, "noise")
 LARGEST_ERROR = 0.01
-_BLUR = 10  # the blurred image's standard deviation is the shorter side divided by this
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class IntegratedGradients(Attribution):
     steps: int = parameter(50, "how many images on the way the gradient is taken at", minimum=1, maximum=10_000)
     baseline: str = parameter(
         "black",
-        "what stands for nothing: black, white, mean (prepared value 0), blur (of the image), noise (random pixels)",
+        "what stands for nothing: black, white, gray, mean (0 after preparation: the mean color that preprocessing "
+        "subtracts), image (each image's own mean color), blur (the image without its detail), noise (random pixels)",
         choices=BASELINES,
     )
     noise_seed: int = parameter(0, "which random pixels, for the baseline noise", minimum=0, maximum=2**31 - 1)
@@ -125,34 +125,13 @@ def nodes_and_weights(steps: int) -> tuple[Array, Array]:
 def baseline_images(network: Network, images: torch.Tensor, baseline: str, noise_seed: int = 0) -> torch.Tensor:
     """For each prepared image the one that stands for nothing, prepared too, ``[image, channel, row, column]``.
 
-    black, white: pixels of 0 or 255; mean: the prepared value 0, which is the mean color of the images that the
-    network was made for, where its preprocessing knows it; blur: the image itself, blurred by a tenth of its shorter
-    side; noise: uniformly random pixels, the same for every image.
+    Random pixels are uniform from black to white, and the same for every image.
     """
-    if baseline == "mean":
-        return torch.zeros_like(images)
-    if baseline == "blur":
-        return _blurred(images, min(images.shape[2:]) / _BLUR)
-    how = network.preprocessing
-    mean, std = (torch.tensor(each, dtype=torch.float64)[:, None, None] for each in (how.mean, how.std))
-    if baseline == "noise":
-        generator = torch.Generator().manual_seed(noise_seed)
-        pixels = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
-    else:
-        pixels = torch.full(images.shape[1:], 0.0 if baseline == "black" else 1.0, dtype=torch.float64)
-    return ((pixels * how.scale - mean) / std).to(images).expand_as(images).contiguous()
-
-
-def _blurred(images: torch.Tensor, deviation: float) -> torch.Tensor:
-    """Gaussian blur; beyond the border the border's own pixels go on."""
-    reach = max(1, int(3 * deviation + 0.5))
-    places = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    kernel = (-(places**2) / (2 * deviation**2)).exp()
-    kernel = (kernel / kernel.sum()).to(images)
-    planes = images.flatten(0, 1)[:, None]
-    rows = F.conv2d(F.pad(planes, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])
-    both = F.conv2d(F.pad(rows, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None, :])
-    return both.reshape(images.shape)
+    if baseline != "noise":
+        return filling(network, images, baseline).contiguous()
+    black, white = (filling(network, images[:1], fill) for fill in ("black", "white"))
+    random = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(noise_seed)).to(images)
+    return torch.lerp(black, white, random[None]).expand_as(images).contiguous()
 
 
 def _error(attribution: torch.Tensor, difference: torch.Tensor) -> Array:
