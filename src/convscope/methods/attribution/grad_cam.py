@@ -171,7 +171,8 @@ class GradCam(Attribution):
         """The caption behind the title."""
         sign = "for" if self.rectify else "for (above 0) and against (below 0)"
         way = {"grad_cam": "", "hires_cam": ", place by place (HiResCAM)", "layer_cam": ", place by place (LayerCAM)"}
-        return f"where the maps speak {sign} {bound.caption}{way[self.variant]}, in each of {images} images"
+        where = f", in each of {images} images" if images > 1 else ""
+        return f"where the maps speak {sign} {bound.caption}{way[self.variant]}{where}"
 
 
 def _with_maps(layer: Layer) -> Layer:

@@ -160,7 +160,8 @@ class Occlusion(Attribution):
 
     def explanation(self, bound: BoundSeed, images: int) -> str:
         """The caption behind the title."""
-        return f"how far {bound.caption} drops when a {self.fill} square covers each place of {images} images"
+        of = f"each of {images} images" if images > 1 else "the image"
+        return f"how far {bound.caption} drops when a square covers each place of {of} (filled with: {self.fill})"
 
 
 @dataclass(frozen=True)
