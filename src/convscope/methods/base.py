@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from math import isfinite
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convscope._version import __version__
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 TargetKind = Literal["unit", "layer", "network", "objective"]
 Need = Literal["images", "labels", "study"]
+
+LARGEST = 1e38
+"""Of a parameter: what is larger would overflow in the float32 of a network."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class Parameter:
                     f"{value[:80]!r} isn't a {self.type.__name__}", where=where, next_step=self.help
                 ) from error
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if isinstance(value, float) and not isfinite(value):
-            raise ConvscopeError(f"{value} isn't a finite number", where=where, next_step=self.help)
+            value = float(value) if abs(value) < LARGEST else inf
+        if isinstance(value, float) and not abs(value) <= LARGEST:  # nor is NaN
+            raise ConvscopeError(f"{value} is no number to compute with", where=where, next_step=self.help)
         # A callable is allowed where text is: an objective of the user's own, in the library only.
         if not isinstance(value, self.type) and not (self.type is str and callable(value)):
             raise ConvscopeError(f"{value!r} isn't a {self.type.__name__}", where=where, next_step=self.help)

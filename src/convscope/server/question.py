@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from convscope.errors import ConvscopeError, Refused
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 IMAGES_PER_VIEW = 256
 LONGEST_TEXT = 2000
+LARGEST_NUMBER = 1e300
 STUDY = "study"
 JSON_PARAMETER = "of_parameters"
 """What a method calls the parameter that holds another method's parameters, as a JSON object."""
@@ -69,7 +69,7 @@ def ask(
             f"{len(ids)} images in one view", next_step=f"choose {IMAGES_PER_VIEW} at most", where=name[:80]
         )
     images = opened.images[tuple(ids)]
-    method = make_method(opened, studying, name, parameters)
+    method = make_method(opened, studying, name, ids, parameters)
     if "images" in method.needs and not ids:
         raise ConvscopeError(f"{name} needs images", next_step="choose at least one image")
     refusal = method.refusal(opened.network, method.resolve(opened.network, target))
@@ -79,7 +79,9 @@ def ask(
     return Question(opened, method, target, tuple(ids), recipe)
 
 
-def make_method(opened: Opened, studying: Studying, name: str, parameters: Mapping[str, str]) -> Method:
+def make_method(
+    opened: Opened, studying: Studying, name: str, ids: Sequence[int], parameters: Mapping[str, str]
+) -> Method:
     """The method with its parameters; a study is always the session's own, never a folder that a client names."""
     cls = method_class(name)
     for each, text in parameters.items():
@@ -94,11 +96,13 @@ def make_method(opened: Opened, studying: Studying, name: str, parameters: Mappi
         return cls.make(parameters)
     if STUDY in parameters:
         raise ConvscopeError(f"{name} shows this session's own study", next_step=f"leave out {STUDY}")
-    return cls.make({**parameters, STUDY: _study_for(cls, opened, studying)})
+    return cls.make({**parameters, STUDY: _study_for(cls, opened, studying, ids)})
 
 
-def _study_for(cls: type[Method], opened: Opened, studying: Studying) -> str:
-    """The session's folder; "" for a method that can do without a study, where there is none of this network."""
+def _study_for(cls: type[Method], opened: Opened, studying: Studying, ids: Sequence[int]) -> str:
+    """The session's folder; "" for a method that can do without, where images are given or nothing was mined."""
+    if ids and "study" not in cls.needs:
+        return ""
     if "study" in cls.needs:
         studying.required(opened.network, opened.images)
         return str(studying.store.path)
@@ -131,7 +135,7 @@ def check_json(text: str) -> None:
     for name, value in found.items():
         if name == STUDY:
             raise ConvscopeError("a study is this session's own", where=where, next_step=f"leave out {STUDY}")
-        number = isinstance(value, int | float) and isfinite(value)
+        number = isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER
         if not (number or isinstance(value, str)):
             raise ConvscopeError(f"{name[:40]!r} isn't a number, a word, or true or false", where=where, next_step=step)
 

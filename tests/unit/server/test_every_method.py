@@ -25,6 +25,7 @@ from .conftest import png, tiny_network
 QUESTIONS = {
     "activation_gradients": ("conv2", "0,1", {"objective": "score:2"}),
     "activations": ("conv2:1", "0", {}),
+    "attribution_matrix": ("", "0", {"methods": "gradient,grad_cam", "steps": "2", "top": "2"}),
     "convolution": ("conv2:1:2,3", "1", {}),
     "correspondence": ("", "0,1", {"parts": "left: 1,1,4,4 / right: 9,9,4,4", "draws": "2"}),
     "deconvnet": ("conv2:1", "0,2", {}),
@@ -91,7 +92,7 @@ def test_a_method_shows_over_http_what_the_library_shows(client, place, name):
     view = View.from_bytes(answer.content)
     network, images = tiny_network(), load_images(place / "photos")
     given = dict(parameters)
-    if any(each.name == "study" for each in method_class(name).parameters()):
+    if any(each.name == "study" for each in method_class(name).parameters()) and not ids:
         given["study"] = str(place / "study")
     chosen = images[[int(each) for each in ids.split(",")]] if ids else None
     direct = method_class(name).make(given).run(network, target, chosen)
@@ -176,6 +177,23 @@ def test_a_package_that_is_missing_is_named_beforehand(client, monkeypatch):
     refused = here(client)["layerwise_relevance"]["refused"]
     assert "zennit" in refused["what"]
     assert "pip install" in refused["next_step"]
+
+
+def test_optimized_images_are_shown_beside_the_images_that_are_given_or_the_study(client, place):
+    asked = "/api/views/feature_visualization?target=conv2:1&steps=2&ranks=2"
+    mined = client.get(asked)
+    assert mined.status_code == 200, mined.text
+    given = client.get(f"{asked}&images=0,1,2")
+    assert given.headers["etag"] != mined.headers["etag"]
+    images = [sorted(set(View.from_bytes(each.content)["natural_image"].ravel().tolist())) for each in (mined, given)]
+    patches = View.from_bytes(client.get("/api/views/top_patches?target=conv2:1&ranks=2").content)
+    assert set(images[0]) == set(patches["image"].ravel().tolist())
+    assert set(images[1]) <= {0, 1, 2}
+    with serving(tiny_network(), place, "nothing-mined") as bare:
+        refused = bare.get(asked)
+        assert refused.status_code == 422
+        assert "natural" in refused.json()["error"]["what"]
+        assert bare.get(f"{asked}&images=0,1").status_code == 200
 
 
 def test_what_a_view_took_is_told_of_the_next(client):

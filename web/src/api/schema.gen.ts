@@ -1383,7 +1383,7 @@ export interface components {
          *     The target of an "objective" method is a unit, or empty: then its parameter ``objective`` says what is looked at.
          *     ``long``: it may take minutes. ``class_sensitive`` is False where a map hardly depends on the class that it is said
          *     to explain, and None where that isn't a question. ``study``: it reads the session's study, which the server fills
-         *     in; it can't do without one where ``needs`` says so.
+         *     in; where ``needs`` doesn't say so it can do without one, and is asked about images instead where some are given.
          */
         Method: {
             /** Caveat */
