@@ -193,6 +193,18 @@ def _layerwise_relevance(network: Network) -> None:
     assert view["conservation"].tolist() == [pytest.approx(1, abs=1e-5)]
 
 
+def _attribution_matrix(network: Network) -> None:
+    # The second kernel's map is 0 everywhere, so every class's gradient is the first one's, by its weight: 1 and 0.5.
+    view = network.view("attribution_matrix", images=ramp(), methods="gradient,occlusion", steps=2)
+    assert view["class"].tolist() == [[0, 2]]
+    assert view["score"].tolist() == [[8, 3.5]]
+    gradient = view["map"][0, 0]
+    assert np.allclose(gradient[1], gradient[0] / 2)
+    # Each pixel's sum of the kernel over the positions that see it, divided by their number.
+    assert np.allclose(gradient[0].sum(axis=1), np.convolve(np.ones(7), [-1, 0, 1]) * 4 * 5 / 35, atol=1e-6)
+    assert view["class_similarity"][0, 0] == 1
+
+
 def _projections(network: Network) -> None:
     # A unit of the first layer leads back to its own kernel; the other kernel's map is nowhere above 0, where ReLU
     # passes nothing on in a gradient, and everything in a deconvnet.
@@ -246,6 +258,18 @@ def _inversion(network: Network) -> None:
     assert abs(np.diff(found, axis=1).mean()) < 0.01
 
 
+def _feature_visualization(network: Network) -> None:
+    # Black where the kernel is negative, white where it is positive: of the pixels that exist, nothing excites more.
+    view = network.view(
+        "feature_visualization", "convolution:0:2,3", ramp() / 8, preset="pixels", steps=16, learning_rate=20.0
+    )
+    assert view["picture"][0, 2, 2:5, 0].tolist() == [0, 0, 0]
+    assert view["picture"][0, 4, 2:5, 0].tolist() == [255, 255, 255]
+    assert view["score"].tolist() == view["value"].tolist() == [4]
+    assert view["natural_score"].tolist() == [1]
+    assert view["box"].tolist() == view["natural_box"][0].tolist() == [[2, 2, 3, 3]]
+
+
 @dataclass(frozen=True)
 class Row:
     """What conformance knows of one method; ``mined``: it is read from a study, which is made first."""
@@ -266,6 +290,9 @@ ROWS = {
     "convolution": Row(_convolution),
     "predictions": Row(_predictions, [{}, {"top": 2, "explain_class": 1}]),
     "top_patches": Row(_top_patches, [{}, {"ranks": 1}], mined=True),
+    "attribution_matrix": Row(
+        _attribution_matrix, [{"methods": "gradient", "steps": 1}, {"methods": "grad_cam,gradient", "checks": False}]
+    ),
     "projections": Row(_projections, [{}, {"rule": "gradient", "ranks": 1}], mined=True),
     "gradient": Row(_gradient, [{}, {"seed": "map", "times_input": True}, {"seed": "mean", "reduce": "maximum"}]),
     "deconvnet": Row(_rectified("deconvnet"), [{}, {"seed": "map", "reduce": "norm"}]),
@@ -283,6 +310,10 @@ ROWS = {
     "layerwise_relevance": Row(_layerwise_relevance, [{}, {"composite": "epsilon_gamma_box"}]),
     "invariance": Row(_invariance, [{"steps": 2, "transforms": "horizontal,scale"}, {"fill": "gray", "steps": 2}]),
     "correspondence": Row(_correspondence, [{"parts": "0,0,2,3", "draws": 1}]),
+    "feature_visualization": Row(
+        _feature_visualization,
+        [{"steps": 1}, {"steps": 2, "preset": "maco", "copies": 2}, {"steps": 1, "start": "natural"}],
+    ),
     "inversion": Row(_inversion, [{"steps": 1}, {"steps": 2, "parameterization": "pixels", "optimizer": "momentum"}]),
 }
 VARIANTS = [(name, parameters) for name, row in ROWS.items() for parameters in row.parameters]

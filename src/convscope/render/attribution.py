@@ -62,7 +62,9 @@ def attribution(view: View, style: Style) -> Figure:
         notes.append(f"the first {shown} of {images:,} images: no more fit into one picture")
     if view["attribution"].shape[1] == 3:
         notes.append("in red, green and blue: each channel's own attribution, each image on its own scale; gray is 0")
-    legends = [drawn.legend(true_range(view.meta, "map", view["map"]), style, WIDTH, notes)]
+    named = [line(_map_title(view), SMALL, "ink", strong=True)] if others else []
+    width = 420 if others else WIDTH
+    legends = [above([*named, drawn.legend(true_range(view.meta, "map", view["map"]), style, width, notes)], gap=3)]
     legends += [each.legend(style) for each in others]
     legends += [_class_key(view, colors) for colors in classes.values()]
     return above([*_badge(view), *rows, wrapped(legends, WIDTH, gap=40)], gap=18)

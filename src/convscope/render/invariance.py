@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MOST_CURVES = len(HUES)
 MOST_LAYERS = 3
 MOST_PICTURES = 8
-_SIDE = 96
+_SIDE = 74
 _SHORT = 235
 
 
@@ -73,7 +73,7 @@ def _row(view: View, transform: int, shown: int, style: Style) -> Figure:
             tile(fitted(in_color(each), _SIDE, style), "", [f"{format_number(float(amount[step]))} {unit}".strip()])
             for each, step in zip(examples, steps, strict=True)
         ]
-        parts.append(wrapped(pictures, 2 * (_SIDE + 10), gap=6, between=6))
+        parts.append(beside(pictures, gap=6))
     layers = view.meta.get("layers") or []
     for layer in range(min(view["distance"].shape[1], MOST_LAYERS)):
         title = f"distance at {layers[layer] if layer < len(layers) else f'layer {layer}'}"

@@ -10,6 +10,7 @@ from convscope.render.attribution import attribution
 from convscope.render.explanation import convolution
 from convscope.render.figure import LARGE, SMALL, Figure, Words, above, beside, framed, line, shortened, text_width
 from convscope.render.invariance import correspondence, invariance
+from convscope.render.matrix import attribution_matrix
 from convscope.render.number import format_number
 from convscope.render.panel import WIDTH, Style, Tiles, heading, panel, share_width, true_range
 from convscope.render.patches import top_patches
@@ -47,6 +48,10 @@ _NEEDED = {
         *((f"{prefix}{name}", 2) for prefix in ("", "bottom_", "quantile_") for name in ("value", "image")),
         *((f"{prefix}box", 3) for prefix in ("", "bottom_", "quantile_")),
     ),
+    "invariance": (("amount", 2), ("distance", 4)),
+    "correspondence": (("distance", 2), ("random", 3)),
+    "attribution_matrix": (("picture", 4), ("map", 5), ("class", 2), ("probability", 2), ("score", 2)),
+    "sanity_checks": (("picture", 4), ("randomized", 4), ("spearman", 2), ("ssim", 2)),
     "attribution": (("attribution", 4), ("map", 3), ("picture", 4)),
     "projections": (
         *((name, 2) for name in ("value", "image", "reached")),
@@ -251,6 +256,7 @@ KINDS: dict[str, Callable[[View, Style], Figure]] = {
     "projections": projections,
     "invariance": invariance,
     "correspondence": correspondence,
+    "attribution_matrix": attribution_matrix,
     "sanity_checks": sanity_checks,
     "feature_visualization": feature_visualization,
     "inversion": inversion,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _GAP = 3
 _BETWEEN = 36
-_TILE, _LARGE_TILE = 58, 116
+_TILE, _LARGE_TILE = 52, 116
 _RULES = {"deconvnet": "deconvnet", "guided_backprop": "guided backpropagation", "gradient": "gradient"}
 
 

@@ -69,14 +69,15 @@ def _stages(view: View, image: int, style: Style) -> Figure:
     """The picture, the map, and the map of each stage with its similarity to the first."""
     stages = [str(each) for each in view.meta.get("stages") or []]
     picture = in_color(view["picture"][image])
-    tiles = [tile(Fit.of(*picture.shape[:2], SIDE).picture(picture), "image", ["", ""])]
+    tiles = [tile(Fit.of(*picture.shape[:2], SIDE).picture(picture), "image", ["", "", ""])]
     for stage, colors in enumerate(_maps(view["randomized"][:, image], _signed(view), style)):
         name = stages[stage] if stage < len(stages) else f"stage {stage}"
         if not stage:
-            tiles.append(tile(colors, "the map", ["of the network", "as it is"]))
+            tiles.append(tile(colors, "the map", ["of the network", "as it is", ""]))
             continue
         under = [f"ranks {_similar(view, 'spearman', stage, image)}", f"SSIM {_similar(view, 'ssim', stage, image)}"]
-        tiles.append(tile(colors, f"+ {name}" if stage > 1 else name, under))
+        title = "random from" if stage > 1 else "random alone"
+        tiles.append(tile(colors, title, [name.removesuffix(" and later"), *under]))
     title = line("weights forgotten, from the last layer down: a map that stays doesn't show them", SMALL, "quiet")
     return above([title, wrapped(tiles, WIDTH, gap=10)], gap=4)
 
