@@ -2,6 +2,7 @@
 
 import { NAN, pack, type Palette } from "./colormap";
 import { colorLevel } from "./planes";
+import { magnitudeQuantile } from "./scale";
 
 /** `rows` × `columns` pixels from `offset` on, colors side by side ([row, column, color]). */
 export interface Picture {
@@ -22,14 +23,14 @@ export function bytePixels({ data, offset, rows, columns, colors }: Picture): Ui
   return pixels;
 }
 
-/** The largest finite magnitude of a picture's numbers. */
+// The strongest half percent saturates: a few values would otherwise make all others pale.
+const MOST = 0.995;
+
+/** The magnitude that all but the strongest half percent of a picture's numbers (zeros left out) don't exceed. */
 export function pictureLimit({ data, offset, rows, columns, colors }: Picture): number {
-  let limit = 0;
-  for (let at = offset; at < offset + rows * columns * colors; at++) {
-    const magnitude = Math.abs(data[at]);
-    if (magnitude < Infinity && magnitude > limit) limit = magnitude;
-  }
-  return limit;
+  const values: number[] = [];
+  for (let at = offset; at < offset + rows * columns * colors; at++) if (data[at] !== 0) values.push(data[at]);
+  return magnitudeQuantile(values, MOST);
 }
 
 /** Signed numbers as pixels: each color is mid-gray at 0, dark at −limit, bright at +limit; NaN has its own mark. */
@@ -53,6 +54,24 @@ export function channelsLast(data: ArrayLike<number>, offset: number, channels: 
     for (let cell = 0; cell < size; cell++) turned[cell * channels + channel] = data[offset + channel * size + cell];
   }
   return { data: turned, offset: 0, rows, columns, colors: channels };
+}
+
+/** The smallest box that holds everything that isn't zero; null where all is. */
+export function extentOf({ data, offset, rows, columns, colors }: Picture): { row: number; column: number; rows: number; columns: number } | null {
+  let [top, left, bottom, right] = [rows, columns, -1, -1];
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      const at = offset + (row * columns + column) * colors;
+      let some = false;
+      for (let color = 0; color < colors; color++) some ||= data[at + color] !== 0;
+      if (!some) continue;
+      top = Math.min(top, row);
+      bottom = Math.max(bottom, row);
+      left = Math.min(left, column);
+      right = Math.max(right, column);
+    }
+  }
+  return bottom < 0 ? null : { row: top, column: left, rows: bottom - top + 1, columns: right - left + 1 };
 }
 
 /** The part of a picture inside a box; what lies outside of the picture is left out. */

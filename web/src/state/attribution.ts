@@ -7,16 +7,16 @@ import type { Plane } from "../paint/planes";
 import { fullScale, magnitudeQuantile, rangeOf, signOf, type Range, type Scale } from "../paint/scale";
 import type { ViewRequest } from "../sources/source";
 
-/** In the order in which a person meets them; what others bring comes after. */
+/** What is there in a moment first, the longest last; what others bring comes after. */
 const ORDER = [
   "gradient",
-  "integrated_gradients",
-  "smoothgrad",
   "grad_cam",
-  "layerwise_relevance",
-  "occlusion",
   "guided_backprop",
   "deconvnet",
+  "layerwise_relevance",
+  "integrated_gradients",
+  "smoothgrad",
+  "occlusion",
 ] as const;
 
 // Hundreds of runs of the network for one map: nobody wants them before asking for them.

@@ -2,11 +2,13 @@
 
 import { axisSize, type NamedArray, type View } from "../api/view";
 import type { Plane } from "../paint/planes";
-import { rangeOf } from "../paint/scale";
+import { magnitudeQuantile } from "../paint/scale";
 
 export interface Stage {
   readonly name: string;
   readonly map: Plane;
+  /** Its own: with random weights gradients grow or shrink by orders of magnitude, and only the pattern is compared. */
+  readonly limit: number;
   /** Spearman's rank correlation of the maps' magnitudes with the map itself, of the signed maps, and SSIM. */
   readonly spearman: number;
   readonly spearmanSigned: number;
@@ -22,6 +24,7 @@ export interface CheckCurve {
 export interface Variant {
   readonly name: string;
   readonly map: Plane;
+  readonly limit: number;
   readonly similarity: number;
 }
 
@@ -44,9 +47,11 @@ export interface Checks {
   readonly edgeSimilarity: number | null;
   readonly findings: readonly Finding[];
   readonly cautions: readonly string[];
-  /** Of all stages' maps together. */
-  readonly limit: number;
 }
+
+const MOST = 0.995;
+const limitOf = ({ data, offset, rows, columns }: Plane): number =>
+  magnitudeQuantile(Array.prototype.slice.call(data, offset, offset + rows * columns) as number[], MOST);
 
 const texts = (value: unknown): string[] => (Array.isArray(value) ? value.map(String) : []);
 const planeAt = (array: NamedArray, first: number, image: number): Plane => {
@@ -77,11 +82,11 @@ export function readChecks(view: View, image = 0): Checks {
   const stages = Array.from({ length: randomized ? axisSize(randomized, "stage") : 0 }, (_, stage) => ({
     name: names[stage] ?? String(stage),
     map: planeAt(randomized as NamedArray, stage, image),
+    limit: limitOf(planeAt(randomized as NamedArray, stage, image)),
     spearman: at(view.arrays.get("spearman"), stage, image),
     spearmanSigned: at(view.arrays.get("spearman_signed"), stage, image),
     ssim: at(view.arrays.get("ssim"), stage, image),
   }));
-  const range = randomized ? rangeOf(randomized.data) : { minimum: 0, maximum: 0 };
   const findings = Array.isArray(view.meta.findings) ? (view.meta.findings as Partial<Finding>[]) : [];
   return {
     stages,
@@ -92,12 +97,12 @@ export function readChecks(view: View, image = 0): Checks {
     variants: Array.from({ length: varied ? axisSize(varied, "variant") : 0 }, (_, variant) => ({
       name: variants[variant] ?? String(variant),
       map: planeAt(varied as NamedArray, variant, image),
+      limit: limitOf(planeAt(varied as NamedArray, variant, image)),
       similarity: at(view.arrays.get("sensitivity"), variant, image),
     })),
     edgeSimilarity: view.arrays.get("edge_similarity")?.data[image] ?? null,
     findings: findings.map(({ check = "", level = "neutral", text = "" }) => ({ check, level, text })),
     cautions: texts(view.meta.cautions),
-    limit: Math.max(Math.abs(range.minimum ?? 0), Math.abs(range.maximum ?? 0)),
   };
 }
 
