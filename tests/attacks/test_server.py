@@ -558,6 +558,44 @@ def test_many_idle_connections_leave_room(server):
             connection.close()
 
 
+def test_work_ends_when_the_page_that_wants_it_closes_its_stream(server):
+    """Also when it goes without a word: a tab that is closed sends nothing but the end of its connections."""
+    page = {"x-convscope-page": "tab-1", "x-convscope-job": "minutes", "prefer": "respond-async"}
+    asked = "/api/views/inversion?target=conv1&images=0&steps=100000"
+    state = lambda: json.loads(server.ask("GET", "/api/jobs/minutes", server.ours)[2])["state"]  # noqa: E731
+    listen = f"GET /api/events?page=tab-1 HTTP/1.1\r\nHost: {server.host}\r\nCookie: {server.cookie}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as stream:
+        stream.sendall(listen.encode())
+        received = b""
+        while b"retry: " not in received:
+            received += stream.recv(4096)
+        status, _, body = server.ask("GET", asked, {**server.ours, **page})
+        assert status == 202, body
+        assert server.ask("GET", "/api/views/weights?target=conv1", server.ours)[0] == 200
+        assert state() in ("queued", "running")
+    deadline = time.monotonic() + 15
+    while state() != "cancelled":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert server.ask("GET", asked, {**server.ours, "cache-control": "only-if-cached"})[0] == 204
+
+
+def test_work_ends_when_the_connection_that_waits_for_it_closes(server):
+    asked = "/api/views/inversion?target=conv1&images=0&steps=99999"
+    lines = f"GET {asked} HTTP/1.1\r\nHost: {server.host}\r\nCookie: {server.cookie}\r\nX-Convscope-Job: waited\r\n\r\n"
+    state = lambda: json.loads(server.ask("GET", "/api/jobs/waited", server.ours)[2]).get("state")  # noqa: E731
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(lines.encode())
+        deadline = time.monotonic() + 10
+        while state() != "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    started = time.monotonic()
+    while state() != "cancelled":
+        assert time.monotonic() - started < 2
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
 def test_stopping_ends_event_streams_and_leaves_nothing_behind(tmp_path, how):
     running = Running(tmp_path)

@@ -19,7 +19,7 @@ from convscope.errors import ConvscopeError
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
-GONE_SECONDS = 10.0
+GONE_SECONDS = 5.0
 """A page whose stream of events broke comes back within this time, or not at all."""
 
 _log = logging.getLogger("convscope")

@@ -149,7 +149,8 @@ async def get_events(request: Request, page: Annotated[str, Query(pattern=r"^[a-
             if page:
                 stack.enter_context(session.detached.listening(page))
             subscription = stack.enter_context(session.jobs.subscribe())
-            yield b": convscope\n\n"
+            # Milliseconds, so that a page whose stream broke is back before it counts as gone.
+            yield b": convscope\nretry: 1000\n\n"
             while (events := await subscription.take(KEEP_ALIVE_SECONDS)) is not None:
                 for event in events:
                     yield f"event: {EVENT_NAMES[type(event)]}\ndata: {json.dumps(asdict(event))}\n\n".encode()
