@@ -7,7 +7,7 @@ are the yardstick: from a study that was mined, or from images given on the spot
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -159,6 +159,16 @@ def measured_images(network: Network, images: Batch | None, place: str) -> torch
     return torch.cat([network.prepare(each) for each in chosen]).to(network.device)
 
 
+def images_of(network: Network, ids: Array, images: Batch | None, place: str) -> torch.Tensor:
+    """Prepared images by their ids, among those given or the study's."""
+    if place:
+        pictures = open_study(place)
+        return torch.cat([network.prepare(pictures.image(int(number))) for number in ids]).to(network.device)
+    assert images is not None  # noqa: S101 - where there is no study, images were given
+    places = {number: index for index, number in enumerate(images.ids or range(len(images)))}
+    return images.tensor[[places[int(number)] for number in ids]]
+
+
 def _evenly(count: int) -> list[int]:
     return [int(each) for each in np.unique(np.linspace(0, count - 1, min(count, _MEASURED)).round())]
 
@@ -249,16 +259,11 @@ def no_evidence() -> Refused:
     )
 
 
-def facts(found: Natural) -> dict[str, Any]:
-    """What a View says of them."""
-    return {"natural_source": found.source, "natural_names": found.names}
-
-
 __all__ = [
     "TILE",
     "Natural",
     "boxes_at",
-    "facts",
+    "images_of",
     "measured_images",
     "mined_responses",
     "natural_responses",

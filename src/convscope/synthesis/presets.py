@@ -197,6 +197,15 @@ PRESETS: dict[str, Preset] = {
     each.name: each
     for each in (
         Preset(
+            name="default",
+            title="Lucid's recipe in fewer and longer steps",
+            papers=("olah2017feature",),
+            parameterization="fourier",
+            optimizer=Optimizer("adam", 0.15, "cosine:0.1"),
+            steps=128,
+            transforms=Transforms(ROBUST),
+        ),
+        Preset(
             name="lucid",
             title="Olah, Mordvintsev and Schubert 2017 (Lucid)",
             papers=("olah2017feature",),
@@ -205,16 +214,16 @@ PRESETS: dict[str, Preset] = {
             steps=512,
             transforms=Transforms(ROBUST),
         ),
+        # At the network's own size, not their 1,280 pixels: so crops are larger, and fewer of them do.
         Preset(
             name="maco",
             title="Fel et al. 2023 (MACO)",
             papers=("fel2023unlocking",),
             parameterization="maco",
             optimizer=Optimizer("nadam", 1.0),
-            steps=256,
-            transforms=Transforms((RandomCrop((0.45, 0.5), (0.2, 0.25)),), noise=(0.08, 0.08)),
-            copies=4,
-            size=2.0,
+            steps=128,
+            transforms=Transforms((RandomCrop((0.7, 0.9), (0.5, 0.9)),), noise=(0.05, 0.05)),
+            copies=2,
         ),
         _yosinski(1, 500, (Blur(0.5, 4), ClipSmallNorm(50.0)), 100.0, "progress:2"),
         _yosinski(2, 750, (Decay(0.3), ClipSmallNorm(20.0)), 100.0),

@@ -1,0 +1,216 @@
+"""Visualization: one computation of a feature visualization, from the start to a View that says how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from convscope.synthesis.ascent import OPENING_STEPS, Ascended, Watch, ascend
+from convscope.synthesis.natural import Natural, images_of, measured_images, responses
+from convscope.synthesis.parameterization import to_pixels, to_prepared
+from convscope.synthesis.spectrum import ImageStatistics
+from convscope.view import Array, View
+
+if TYPE_CHECKING:
+    from convscope.methods.base import Target
+    from convscope.network.batch import Batch
+    from convscope.network.network import Network
+    from convscope.synthesis.aims import Aims
+    from convscope.synthesis.feature_visualization import FeatureVisualization
+    from convscope.synthesis.presets import Preset
+
+_AXES: dict[str, tuple[str, ...]] = {
+    "picture": ("unit", "row", "column", "color"),
+    "image": ("unit", "channel", "row", "column"),
+    "score": ("unit",),
+    "value": ("unit",),
+    "box": ("unit", "side"),
+    "natural_score": ("unit",),
+    "natural_value": ("unit", "rank"),
+    "natural_image": ("unit", "rank"),
+    "natural_box": ("unit", "rank", "side"),
+    "natural_picture": ("unit", "rank", "row", "column", "color"),
+    "history": ("unit", "step"),
+    "importance": ("unit", "row", "column"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Visualization:
+    """One computation: natural images known, the ascent to come."""
+
+    method: FeatureVisualization
+    network: Network
+    target: Target
+    aims: Aims
+    natural: Natural
+    preset: Preset
+    batch: Batch | None
+
+    def view(self) -> View:
+        """Optimize the images, measure what they do, and say so."""
+        method, network = self.method, self.network
+        statistics = self._statistics()
+        watch = Watch(
+            f"optimizing {len(self.aims)} image{'s' if len(self.aims) != 1 else ''}",
+            view=self._preview,
+            finished=self._finished if method.until else None,
+        )
+        copy = [index % method.copies for index in range(len(self.aims))]
+        found = ascend(
+            network,
+            self.aims,
+            self.preset,
+            seeds=[method.seed * 1009 + each for each in copy],
+            statistics=statistics,
+            start=self._start(),
+            precision=method.precision,  # type: ignore[arg-type]
+            watch=watch,
+        )
+        picture, image = self._drawn(found.pixels)
+        score, value, box = responses(network, self.aims, image)
+        arrays = self._arrays(picture, image, found.history, score, value, box)
+        if found.importance is not None:
+            arrays["importance"] = found.importance.numpy()
+        return self._made(arrays, self._warnings(found, score), found)
+
+    def _statistics(self) -> ImageStatistics | None:
+        wanted = self.method.statistics or ("images" if self.preset.parameterization == "maco" else "known")
+        if wanted == "known":
+            return None
+        prepared = measured_images(self.network, self.batch, self.method.study)
+        pixels = to_pixels(self.network.preprocessing, prepared.float().cpu()).clamp(0, 1)
+        return ImageStatistics.measure([pixels], self.preset.image_size(self.network))
+
+    def _start(self) -> torch.Tensor | None:
+        if self.method.start == "noise":
+            return None
+        best = images_of(self.network, self.natural.image[:, 0], self.batch, self.method.study)
+        pixels = to_pixels(self.network.preprocessing, best.float()).clamp(0, 1)
+        return _resized(pixels, self.preset.image_size(self.network))
+
+    def _drawn(self, pixels: torch.Tensor) -> tuple[Array, torch.Tensor]:
+        """The pictures, uint8 [unit, row, column, color], and what the network takes of them, at its own size."""
+        rounded = (pixels * 255).round().clamp(0, 255)
+        picture: Array = rounded.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        own = _resized(rounded / 255, self.network.image_size)
+        return picture, to_prepared(self.network.preprocessing, own)
+
+    def _finished(self, pixels: torch.Tensor, places: list[int]) -> list[bool]:
+        _, image = self._drawn(pixels)
+        score, _, _ = responses(self.network, self.aims.part(places), image)
+        natural = self.natural.best[places]
+        return [bool(each) for each in score >= self.method.until * np.maximum(natural, 0) + (natural <= 0) * 1e-6]
+
+    def _preview(self, pixels: torch.Tensor, history: torch.Tensor, steps: int) -> View:
+        picture, image = self._drawn(pixels)
+        unknown = np.full(len(self.aims), np.nan, np.float32)
+        whole = np.tile(np.array([0, 0, *self.network.image_size], np.int32), (len(self.aims), 1))
+        arrays = self._arrays(picture, image, history, unknown, unknown, whole)
+        if self.preset.parameterization == "maco":
+            arrays["importance"] = np.zeros(picture.shape[:3], np.float32)
+        return self._made(arrays, [f"a preview after {steps} of {self.preset.steps} steps"], None)
+
+    def _arrays(
+        self, picture: Array, image: torch.Tensor, history: torch.Tensor, score: Array, value: Array, box: Array
+    ) -> dict[str, Array]:
+        natural = self.natural
+        return {
+            "picture": picture,
+            "image": image.numpy().astype(np.float32),
+            "score": score,
+            "value": value,
+            "box": box,
+            "natural_score": natural.best,
+            "natural_value": natural.value.astype(np.float32),
+            "natural_image": natural.image.astype(np.int32),
+            "natural_box": natural.box.astype(np.int32),
+            "natural_picture": natural.picture,
+            "history": history.numpy().astype(np.float32),
+        }
+
+    # ---- what it says ------------------------------------------------------------------------------------------
+
+    def _made(self, arrays: dict[str, Array], warnings: list[str], found: Ascended | None) -> View:
+        layer = self.target.layer
+        texts = [aim.text for aim in self.aims.aims]
+        units = [aim.unit for aim in self.aims.aims]
+        what = self.aims.aims[0].caption if len(set(texts)) == 1 else f"each of {len(set(texts))} objectives"
+        meta = {
+            "layer": layer.address if layer is not None else "",
+            "layers": [list(aim.layers) for aim in self.aims.aims],
+            "units": [-1 if unit is None else unit.channel for unit in units],
+            "names": texts,
+            "captions": [aim.caption for aim in self.aims.aims],
+            "copy": [index % self.method.copies for index in range(len(texts))],
+            "caption": f"Images made to raise {what}, beside {self.natural.source}. {self.preset.caption()}",
+            "preset": self.preset.name,
+            "recipe_text": self.preset.caption(),
+            "steps": found.steps if found is not None else [],
+            "steps_planned": self.preset.steps,
+            "seed": self.method.seed,
+            "precision": found.precision if found is not None else "",
+            "natural_source": self.natural.source,
+            "natural_names": self.natural.names,
+            "image_size": list(self.network.image_size),
+            "warnings": [*warnings, *self.natural.warnings],
+        }
+        return View("feature_visualization", arrays, {name: _AXES[name] for name in arrays}, meta)
+
+    def _warnings(self, found: Ascended, score: Array) -> list[str]:
+        warnings = [*self._about_gradients(found, score)]
+        below = [place for place, natural in enumerate(self.natural.best) if score[place] < natural]
+        if below:
+            warnings.append(
+                f"{self._listed(below)} excited less by the optimized image than by the best natural one: more steps, "
+                "another seed or preset may do better"
+            )
+        if self.network.device.type != "cpu":
+            warnings.append("made on a GPU, where the same seed may give slightly other pixels each time")
+        return warnings
+
+    def _about_gradients(self, found: Ascended, score: Array) -> list[str]:
+        warnings = []
+        opened = [place for place, count in enumerate(found.opened) if count]
+        if opened:
+            warnings.append(
+                f"{self._listed(opened)} silent at the start, where closed ReLUs pass no gradient: for the first "
+                f"{OPENING_STEPS} steps at most they were opened as Lucid does (a redirected gradient)"
+            )
+        for place, count in enumerate(found.still):
+            if count == found.steps[place] and count:
+                warnings.append(f"{self.aims.aims[place].text}: {self._why_nothing(place, score[place])}")
+        broken = [place for place, count in enumerate(found.broken) if count]
+        if broken:
+            warnings.append(
+                f"{self._listed(broken)} given a gradient that is no number at some steps, which were left out"
+            )
+        return warnings
+
+    def _why_nothing(self, place: int, score: float) -> str:
+        said = "the gradient was exactly zero at every step, so the image is its start"
+        best = float(self.natural.best[place])
+        if score == 0 and best <= 0:
+            return f"{said}; the unit is 0 on every natural image too: it is dead, or nearly"
+        if score == 0:
+            return f"{said}; the unit is 0 on it, behind closed ReLUs: try another seed, or start=natural"
+        return f"{said}: the objective doesn't depend on the pixels there"
+
+    def _listed(self, places: list[int]) -> str:
+        names = list(dict.fromkeys(self.aims.aims[place].text for place in places))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'}"
+
+
+def _resized(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if tuple(pixels.shape[2:]) == size:
+        return pixels
+    resized = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+    return (resized.clamp(0, 1) * 255).round() / 255
+
+
+__all__ = ["Visualization"]
