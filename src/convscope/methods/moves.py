@@ -62,7 +62,10 @@ class Moves:
 
     def still(self, step: int) -> bool:
         """Whether the amount at a step is none at all."""
-        return self.amounts[step] == (1.0 if self.name == "scale" else 0.0)
+        amount = self.amounts[step]
+        if self.name == "scale":
+            return amount == 1
+        return amount % 360 == 0 if self.name == "rotation" else amount == 0
 
     def of(self, image: torch.Tensor, filling: torch.Tensor | None, steps: Sequence[int]) -> torch.Tensor:
         """One image ``[channel, row, column]`` moved by the amounts of some steps, ``[step, channel, row, column]``.

@@ -166,6 +166,33 @@ def test_without_biases_everything_arrives():
         assert np.allclose(view["conservation"], 1, atol=1e-3), composite
 
 
+def test_biases_take_their_share_or_leave_it():
+    network = Network.from_module(made(), image_size=SIZE)
+    network.module.linear.bias.data.fill_(5.0)
+    with_biases = network.view("layerwise_relevance", images=images())
+    assert any("biases have the rest" in warning for warning in with_biases.meta["warnings"])
+    without = network.view("layerwise_relevance", images=images(), biases=False)
+    assert np.allclose(without["conservation"], 1, atol=1e-3)
+    assert without.meta["warnings"] == []
+
+
+def test_a_merged_normalization_leaves_no_remainder():
+    # Its small number, added to the variance, would shrink every value once more.
+    module = made()
+    for each in (module.features[1], module.features[5]):
+        each.eps = 0.5
+    network = Network.from_module(module, image_size=SIZE)
+    view = network.view("layerwise_relevance", images=images())
+    assert view.meta["facts"]["merged"] == ["features.1", "features.5"]
+    assert module.features[1].eps == 0.5
+
+
+def test_a_border_of_zeros_is_still_the_image():
+    module = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(480, 3))
+    network = Network.from_module(module, image_size=SIZE)
+    assert plan(network, None, "epsilon_gamma_box").rules == {"1": "box", "4": "epsilon"}
+
+
 def test_a_skip_shares_relevance_in_proportion_however_it_is_spelled():
     for spelled in (lambda a, b: a + b, torch.add, lambda a, b: (a * 1).add_(b), lambda a, b: (0 + b).__iadd__(a)):
         a, b = torch.tensor([3.0, -1.0], requires_grad=True), torch.tensor([1.0, 3.0], requires_grad=True)

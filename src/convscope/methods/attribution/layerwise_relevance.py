@@ -9,7 +9,7 @@ import torch
 
 from convscope.errors import ConvscopeError, Refused
 from convscope.methods.attribution.attribution import AXES, Attributed, Attribution, Told, nobody, places
-from convscope.methods.attribution.relevance_rules import COMPOSITES, composite_of, plan, twin
+from convscope.methods.attribution.relevance_rules import COMPOSITES, composite_of, plan, twin, without_remainder
 from convscope.methods.base import Target, parameter
 from convscope.methods.objective import Objective
 from convscope.methods.ranges import to_array
@@ -68,6 +68,8 @@ class LayerwiseRelevance(Attribution):
     epsilon: float = parameter(1e-6, "of the epsilon rule: more of it keeps the largest parts alone", minimum=1e-9)
     gamma: float = parameter(0.25, "of the gamma rule: how much positive weights are favored", minimum=0.0)
 
+    biases: bool = parameter(True, "whether biases take their share of the relevance, as published; else the inputs do")
+
     def refusal(self, network: Network, target: Target) -> ConvscopeError | None:
         """Zennit is missing, a loss was asked for, or a call has no rule."""
         try:
@@ -101,7 +103,7 @@ class LayerwiseRelevance(Attribution):
             measured.labels,
             {"conservation": to_array(conserved), "place": places(measured.choice, len(batch))},
             {"conservation": ("image",), "place": AXES["place"]},
-            _warnings(found),
+            (*_warnings(found), *self._lost(conserved)),
             {
                 "composite": self.composite,
                 "rules": dict(found.rules),
@@ -115,8 +117,9 @@ class LayerwiseRelevance(Attribution):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Relevance of the pixels, what was handed back per image, and the values as the copy computes them."""
         module = twin(network.module)
-        composite = composite_of(found, network, epsilon=self.epsilon, gamma=self.gamma)
+        composite = composite_of(found, network, epsilon=self.epsilon, gamma=self.gamma, biases=self.biases)
         with composite.context(module), Trace(module, bound.layers, gradients=True) as trace:
+            without_remainder(module, found)
             with RelevanceFlow():
                 output = trace.run(batch.tensor, stop=not bound.needs_output)
                 values, _ = bound.values(network, trace, output, batch)
@@ -124,6 +127,15 @@ class LayerwiseRelevance(Attribution):
             handed = _handed(bound, start, values)
             relevance = trace.gradients((handed * start).sum(), ["input"])["input"]
         return relevance, handed.double().reshape(len(handed), -1).sum(dim=1).cpu(), values.detach()
+
+    def _lost(self, conserved: torch.Tensor) -> tuple[str, ...]:
+        shares = conserved[torch.isfinite(conserved)]
+        low, high = (float(shares.min()), float(shares.max())) if len(shares) else (1.0, 1.0)
+        if low >= 0.5 and high <= 2:
+            return ()
+        told = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}"
+        why = "biases have the rest" if self.biases else "the rest came to values that no input speaks for"
+        return (f"At the pixels, {told} of what was handed back is left: {why}.",)
 
     def _check_objective(self) -> None:
         objective = Objective.parse(self.objective)

@@ -88,7 +88,7 @@ def plan(network: Network, layer: Layer | None, composite: str) -> Plan:
         # The plain composites treat the first layer as any other.
         if not above and (of_first == "flat" or (of_first == "box" and convolution)):
             rules[address] = of_first
-        if rules[address] == "box" and call.inputs != ("input",):
+        if rules[address] == "box" and not _sees_the_image(network, call):
             raise Refused(
                 f"{address} doesn't see the image as it is prepared, so how black and white reach it isn't known",
                 next_step="choose a composite without a box, like epsilon_plus_flat",
@@ -97,6 +97,17 @@ def plan(network: Network, layer: Layer | None, composite: str) -> Plan:
     norms = [call.path for call in calls if _module(network, call, _NORMALIZATIONS) is not None]
     done = {path for _, path in merged}
     return Plan(rules, merged, tuple(path for path in dict.fromkeys(norms) if path not in done))
+
+
+def _sees_the_image(network: Network, call: Layer) -> bool:
+    """Whether a call is given the prepared image as it is, possibly with a border of zeros."""
+    while call.inputs != ("input",):
+        if len(call.inputs) != 1:
+            return False
+        call = network.layer(call.inputs[0])
+        if call.kind not in ("pad", "ZeroPad2d", "Identity", "contiguous", "clone", "to", "float"):
+            return False
+    return True
 
 
 def _calls_until(network: Network, layer: Layer | None) -> list[Layer]:
@@ -219,7 +230,17 @@ def twin(module: nn.Module) -> nn.Module:
     return copied
 
 
-def composite_of(found: Plan, network: Network, *, epsilon: float, gamma: float) -> Any:
+def without_remainder(module: nn.Module, found: Plan) -> None:
+    """Make merged normalizations of a twin the identity. Zennit leaves mean 0 and variance 1 behind, which is the
+    identity but for the small number that is added to the variance.
+    """
+    for _, path in found.merged:
+        norm = module.get_submodule(path)
+        if isinstance(norm, _NORMALIZATIONS):
+            norm.eps = 0.0
+
+
+def composite_of(found: Plan, network: Network, *, epsilon: float, gamma: float, biases: bool) -> Any:
     """Zennit's composite for a plan: its rules, and its canonizer for the normalizations that are merged."""
     from zennit.canonizers import NamedMergeBatchNorm
     from zennit.core import Composite
@@ -232,13 +253,14 @@ def composite_of(found: Plan, network: Network, *, epsilon: float, gamma: float)
         )
         for level in (0.0, 1.0)
     )
+    zero = None if biases else ["bias"]
     made = {
-        "epsilon": lambda: Epsilon(epsilon=epsilon),
-        "plus": ZPlus,
-        "gamma": lambda: Gamma(gamma=gamma),
-        "alpha_beta": lambda: AlphaBeta(alpha=2.0, beta=1.0),
-        "flat": Flat,
-        "box": lambda: ZBox(low=low.to(network.device), high=high.to(network.device)),
+        "epsilon": lambda: Epsilon(epsilon=epsilon, zero_params=zero),
+        "plus": lambda: ZPlus(zero_params=zero),
+        "gamma": lambda: Gamma(gamma=gamma, zero_params=zero),
+        "alpha_beta": lambda: AlphaBeta(alpha=2.0, beta=1.0, zero_params=zero),
+        "flat": lambda: Flat(zero_params=zero),
+        "box": lambda: ZBox(low=low.to(network.device), high=high.to(network.device), zero_params=zero),
     }
 
     def rule(_context: dict[str, Any], name: str, _module: nn.Module) -> Any:
@@ -248,4 +270,4 @@ def composite_of(found: Plan, network: Network, *, epsilon: float, gamma: float)
     return Composite(module_map=rule, canonizers=canonizers)
 
 
-__all__ = ["COMPOSITES", "Plan", "composite_of", "plan", "twin"]
+__all__ = ["COMPOSITES", "Plan", "composite_of", "plan", "twin", "without_remainder"]
