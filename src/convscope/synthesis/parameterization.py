@@ -211,7 +211,9 @@ class Maco(Parameterization):
 
     def plain(self) -> Float[torch.Tensor, "image channel row column"]:
         """The images before they are standardized and colored: what has exactly the given magnitudes."""
-        return torch.fft.irfft2(torch.polar(self._magnitude.expand_as(self.variables[0]), self._phase()), s=self.size)
+        spectrum = torch.polar(self._magnitude.expand_as(self.variables[0]), self._phase())
+        image: torch.Tensor = torch.fft.irfft2(spectrum, s=self.size)
+        return image
 
     def pixels(self) -> Float[torch.Tensor, "image channel row column"]:
         """The images that the phases make."""

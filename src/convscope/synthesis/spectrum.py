@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 from convscope.errors import BadImage, Refused
 
@@ -33,7 +33,7 @@ def frequencies(rows: int, columns: int) -> Float[torch.Tensor, "row frequency"]
     """
     vertical = torch.fft.fftfreq(rows, dtype=torch.float64)[:, None]
     horizontal = torch.fft.rfftfreq(columns, dtype=torch.float64)[None]
-    return (vertical.square() + horizontal.square()).sqrt()
+    return torch.hypot(vertical, horizontal)
 
 
 def falling_scale(rows: int, columns: int, power: float = 1.0) -> Float[torch.Tensor, "row frequency"]:
@@ -58,6 +58,29 @@ def color_root(covariance: Float[torch.Tensor, "channel channel"]) -> Float[torc
     return _normalized(vectors * signs * values.sqrt())
 
 
+def periodic_spectrum(
+    images: Float[torch.Tensor, "*images row column"],
+) -> Complex[torch.Tensor, "*images row frequency"]:
+    """The Fourier transform of each image's periodic component (Moisan 2011).
+
+    To the transform an image goes on at its other side, and the jump there is a bright cross that no photo shows: woven
+    cloth, where only the magnitudes are kept. So the smooth image is taken off that has the same jumps.
+    """
+    rows, columns = images.shape[-2:]
+    jumps = torch.zeros_like(images)
+    vertical, horizontal = images[..., 0, :] - images[..., -1, :], images[..., :, 0] - images[..., :, -1]
+    jumps[..., 0, :] += vertical
+    jumps[..., -1, :] -= vertical
+    jumps[..., :, 0] += horizontal
+    jumps[..., :, -1] -= horizontal
+    down = torch.fft.fftfreq(rows, dtype=images.dtype)[:, None]
+    along = torch.fft.rfftfreq(columns, dtype=images.dtype)[None]
+    laplacian = 2 * torch.cos(2 * torch.pi * down) + 2 * torch.cos(2 * torch.pi * along) - 4
+    laplacian[0, 0] = 1  # the constant part has no jumps: 0 / 1
+    spectrum: torch.Tensor = torch.fft.rfft2(images) + torch.fft.rfft2(jumps) / laplacian
+    return spectrum
+
+
 def _normalized(root: Float[torch.Tensor, "channel channel"]) -> Float[torch.Tensor, "channel channel"]:
     longest = root.norm(dim=0).max()
     return root / longest if longest > 0 else torch.eye(len(root), dtype=root.dtype)
@@ -69,8 +92,8 @@ class ImageStatistics:
 
     ``root`` [channel, channel] is :func:`color_root` of their colors. ``mean`` [channel] is their mean color, 0 … 1.
     ``magnitude`` [channel, row, frequency] is the mean, over images, of the magnitude of the Fourier transform of the
-    *decorrelated* colors, without the constant part. ``count`` is how many images it was (0: published facts).
-    All float64.
+    *decorrelated* colors (see :func:`periodic_spectrum`), without the constant part. ``count`` is how many images it
+    was (0: published facts). All float64.
     """
 
     root: Float[torch.Tensor, "channel channel"]
@@ -119,7 +142,7 @@ class ImageStatistics:
         root = color_root(centered @ centered.T / centered.shape[1])
         # A direction of color in which nothing varies has no part in any image; the pseudo-inverse leaves it out.
         plain = torch.einsum("dc,ncrk->ndrk", torch.linalg.pinv(root, rtol=1e-6), pixels - mean[:, None, None])
-        magnitude = torch.stack([torch.fft.rfft2(image).abs() for image in plain]).mean(dim=0)
+        magnitude = torch.stack([periodic_spectrum(image).abs() for image in plain]).mean(dim=0)
         magnitude[:, 0, 0] = 0
         if not magnitude.any():
             raise Refused(
