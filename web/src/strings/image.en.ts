@@ -149,6 +149,7 @@ export const image = {
   "optimized.preset": "Recipe",
   "optimized.start": "Optimize an image",
   "optimized.startSheet": "Optimize these units",
+  "optimized.noteSheet": "Sixteen at a time, those in view first, each beside its best natural patch.",
   "optimized.note": "Ascends from noise to what raises this unit most. You can go on working meanwhile.",
   "optimized.picture": "Image optimized for {address}",
   "optimized.optimized": "optimized",

@@ -1,0 +1,186 @@
+// Back to the pixels: what drove an answer and whether to believe it, what a unit would like to see, what a layer kept.
+
+import AxeBuilder from "@axe-core/playwright";
+import type { Page } from "@playwright/test";
+
+import { palette } from "../src/paint/colormap";
+import { paintOverlayPixels } from "../src/paint/overlay";
+import { cellUnder, mapScale, readMap, valueUnder } from "../src/state/attribution";
+import { expect, painted, test as base, viewOf, type Server } from "./convscope";
+import { startUnmined } from "./mined";
+
+const PHOTOS = 12;
+
+const test = base.extend<object, { server: Server }>({
+  server: [
+    // eslint-disable-next-line no-empty-pattern
+    async ({}, use) => {
+      const server = await startUnmined("small", PHOTOS);
+      await use(server);
+      await server.stop();
+    },
+    { scope: "worker", timeout: 120_000 },
+  ],
+});
+
+async function mined(page: Page, server: Server): Promise<void> {
+  const study = async () => (await (await page.request.get(`${server.origin}/api/study`)).json()) as { finished: boolean };
+  if ((await study()).finished) return;
+  await page.request.post(`${server.origin}/api/study/mine`, { data: {}, headers: { Origin: server.origin } });
+  await expect.poll(async () => (await study()).finished).toBe(true);
+}
+
+async function open(page: Page, server: Server, hash: string): Promise<void> {
+  await page.goto(`${server.origin}/#${hash}`);
+  await page.reload();
+}
+
+const cell = (page: Page, method: string, column: string) => page.locator(`[data-cell="${method}|${column}"]`);
+
+async function here(page: Page, method: string, column: string): Promise<void> {
+  await expect(cell(page, method, column)).toHaveAttribute("data-state", "here", { timeout: 30_000 });
+}
+
+async function violations(page: Page): Promise<string[]> {
+  const result = await new AxeBuilder({ page }).withTags(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]).analyze();
+  return result.violations.flatMap((each) => each.nodes.map((node) => `${each.id}: ${node.target.join(" ")} ${node.failureSummary ?? ""}`));
+}
+
+test("every map's pixels are its View's numbers, and one mark stands in all of them", async ({ explorer: page, server }) => {
+  await open(page, server, "tab=image&image=3&range=own&cell=128&ask=score:0~score:2");
+  await here(page, "gradient", "score:2");
+  await here(page, "deconvnet", "score:0");
+  const view = await viewOf(page, server, "gradient?images=3&objective=score:2");
+  const found = readMap(view);
+  const scale = mapScale(found, true);
+  const side = 128;
+  const wanted = new Uint32Array(side * side);
+  paintOverlayPixels({ data: wanted, width: side }, { left: 0, top: 0, width: side, height: side }, { mode: "over", photo: found.photo, map: found.map, scale, palette: palette(scale.sign, "orange-blue", "light"), theme: "light" });
+  const canvas = cell(page, "gradient", "score:2").locator("canvas").first();
+  await expect.poll(() => canvas.getAttribute("data-painted")).toBe("gradient|score:2|3");
+  const shown = await canvas.evaluate((element: HTMLCanvasElement) => [...new Uint32Array(element.getContext("2d")!.getImageData(0, 0, element.width, element.height).data.buffer)]);
+  expect(shown).toEqual([...wanted]);
+
+  await canvas.hover({ position: { x: 40, y: 80 } });
+  const maps = await page.locator("[data-cell] .map").count();
+  await expect(page.locator("[data-cell] .ring")).toHaveCount(maps);
+  const point = { down: 80 / side, across: 40 / side };
+  const { row, column } = cellUnder(found.map, point);
+  // The number stands in the cell, and in full beside the large map.
+  await expect(page.locator(".told")).toContainText(`row ${row}, column ${column}`);
+  await cell(page, "gradient", "score:2").locator("canvas").first().click({ position: { x: 40, y: 80 } });
+  const told = Number((await page.locator("[data-told]").getAttribute("data-told"))?.replace("−", "-"));
+  expect(told).toBeCloseTo(valueUnder(found.map, point), 5);
+});
+
+test("by keyboard: another class, a larger map, its checks, and the address that holds it all", async ({ explorer: page, server }) => {
+  await page.keyboard.press("i");
+  await expect(page.locator("[data-matrix]")).toBeVisible();
+  const columns = await page.locator("[data-matrix]").getAttribute("data-matrix");
+  expect(columns).toBe("3");
+  await page.getByRole("button", { name: "Ask about another class" }).click();
+  await page.getByRole("button", { name: "loss", exact: true }).click();
+  await expect(page.locator("[data-matrix]")).toHaveAttribute("data-matrix", "4");
+  await here(page, "gradient", "loss");
+  await page.locator("body").press("ArrowRight");
+  await page.locator("body").press("ArrowDown");
+  await expect(page.locator("[data-map-panel]")).toHaveAttribute("data-map-panel", /^grad_cam\|/);
+  await page.locator("body").press("ArrowUp");
+  await page.locator("body").press("x");
+  await page.locator("body").press("z");
+  await expect(page.locator(".large[data-map-panel]")).toHaveAttribute("data-map-panel", /^gradient\|/);
+  await expect(page.locator("[data-stages]")).toBeVisible({ timeout: 40_000 });
+  await expect(page.locator("[data-finding]").first()).toBeVisible({ timeout: 40_000 });
+  await expect.poll(() => page.evaluate(() => location.hash)).toMatch(/large=1.*checked=gradient/);
+  const hash = await page.evaluate(() => location.hash);
+  await open(page, server, hash.slice(1));
+  await expect(page.locator("[data-stages]")).toBeVisible({ timeout: 40_000 });
+  await page.locator("body").press("Escape");
+  await expect(page.locator("[data-matrix]")).toHaveAttribute("data-matrix", "4");
+  await page.locator("body").press("v");
+  await expect(page.getByRole("radio", { name: "map", exact: true })).toHaveAttribute("aria-checked", "true");
+});
+
+test("what isn't class-sensitive says so, what takes long waits, what can't be is gray with the reason", async ({ explorer: page, server }) => {
+  await open(page, server, "tab=image&image=1&ask=score:0");
+  await here(page, "guided_backprop", "score:0");
+  await expect(page.locator('[data-row="guided_backprop"]')).toContainText("not class-sensitive");
+  await expect(page.locator('[data-row="gradient"]')).not.toContainText("not class-sensitive");
+  await page.locator('[data-row="occlusion"]').getByRole("button", { name: "Compute" }).click();
+  await here(page, "occlusion", "score:0");
+  await cell(page, "occlusion", "score:0").locator("canvas").first().click();
+  await expect(page.locator('[data-section="image-occlusion"] figure')).toHaveCount(3);
+  // A unit of the first layer has no ReLU before it: its deconvnet would be the gradient.
+  await open(page, server, "unit=edges:2&folded=kernel~map~step~statistics~classes");
+  await expect(page.locator('[data-refused="deconvnet"]')).toContainText("ReLU");
+  await page.getByRole("radio", { name: "gradient", exact: true }).click();
+  await expect(page.locator('[data-section="projections"] canvas[data-painted^="gradient|edges:2"]')).toBeVisible();
+});
+
+test("a unit: patches and their projections, an optimized image beside natural ones", async ({ explorer: page, server }) => {
+  await mined(page, server);
+  await open(page, server, "unit=mixtures:9&folded=kernel~map~step~statistics~classes");
+  await expect(page.locator("[data-projections]")).toHaveAttribute("data-projections", /^[1-9]$/, { timeout: 30_000 });
+  await page.locator('[data-section="optimized"] [data-start]').click();
+  await expect(page.locator("[data-optimized]")).toHaveAttribute("data-optimized", "mixtures:9", { timeout: 60_000 });
+  await expect(page.locator("[data-optimized] figure")).toHaveCount(2);
+  const natural = await page.locator("[data-optimized] li").count();
+  expect(natural).toBeGreaterThan(0);
+  await expect(page.locator("[data-score]")).not.toHaveText("");
+  // What was computed is there again; nothing begins by itself for another unit.
+  await page.reload();
+  await expect(page.locator("[data-optimized]")).toHaveAttribute("data-optimized", "mixtures:9");
+  await page.locator("body").press("l");
+  await expect(page.locator("[data-address]")).toHaveText("mixtures:10");
+  await expect(page.locator('[data-section="optimized"] [data-start]')).toBeVisible();
+});
+
+test("sheets of projections and of optimized images", async ({ explorer: page, server }) => {
+  await mined(page, server);
+  await open(page, server, "unit=mixtures:0&folded=kernel~map~step~statistics~classes~projections~optimized&filter=0-15");
+  await page.locator("body").press("7");
+  await painted(page, "projections|mixtures");
+  await page.locator("body").press("8");
+  await page.locator('[data-start="sheet"]').click();
+  await page.locator('canvas[data-painted="optimized|mixtures"]').waitFor({ timeout: 60_000 });
+});
+
+test("what a layer kept, what changes nothing, and the same part in several images", async ({ explorer: page, server }) => {
+  await open(page, server, "tab=image&image=2&unit=edges:0");
+  await page.locator("body").press("2");
+  await page.locator("[data-start]").click();
+  await expect(page.locator("[data-inverted]")).toHaveAttribute("data-inverted", "edges", { timeout: 60_000 });
+  await page.locator("body").press("3");
+  await page.locator("[data-start]").click();
+  await expect(page.locator("[data-change]").first()).toBeVisible({ timeout: 60_000 });
+  await page.locator("body").press("4");
+  const box = page.locator("[data-part-box]").first();
+  const before = await box.getAttribute("data-part-box");
+  await page.getByRole("application").first().focus();
+  await page.keyboard.press("Shift+ArrowDown");
+  await expect(box).not.toHaveAttribute("data-part-box", before ?? "");
+  await page.getByRole("button", { name: "Compare" }).click();
+  await expect(page.locator("[data-part]").first()).toContainText("random", { timeout: 60_000 });
+  await expect.poll(() => page.evaluate(() => location.hash)).toContain("look=correspondence");
+});
+
+for (const colorScheme of ["light", "dark"] as const) {
+  test.describe(colorScheme, () => {
+    test.use({ colorScheme });
+
+    test("for everybody, at every width", async ({ explorer: page, server }) => {
+      await mined(page, server);
+      await open(page, server, "tab=image&image=1&ask=score:0~loss&checked=gradient|score:0");
+      await here(page, "gradient", "score:0");
+      await here(page, "deconvnet", "loss");
+      await expect(page.locator("[data-finding]").first()).toBeVisible({ timeout: 40_000 });
+      expect(await violations(page)).toEqual([]);
+      await page.setViewportSize({ width: 800, height: 900 });
+      expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(800);
+      expect(await violations(page)).toEqual([]);
+      await open(page, server, "tab=image&image=1&look=correspondence");
+      await expect(page.locator("[data-part-box]").first()).toBeVisible();
+      expect(await violations(page)).toEqual([]);
+    });
+  });
+}
