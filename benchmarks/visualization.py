@@ -1,0 +1,35 @@
+"""Feature visualization's claims: beside torch-lucent, until the first preview, and above natural images.
+
+Run it on a machine that does nothing else: `python benchmarks/visualization.py [--quick] [--json FILE] [--only PART]`.
+Everything is measured beside what it is compared with, in the same run. A goal that doesn't hold is said in its row;
+where more is better, the row is the inverse, so that a goal is always the largest value that is good enough.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from measuring import visualization_natural, visualization_peers
+from measuring.rows import Row, arguments, report
+
+PARTS = {
+    "lucent": visualization_peers.measure,
+    "preview": visualization_natural.measure_preview,
+    "natural": visualization_natural.measure,
+}
+
+
+def main() -> None:
+    """Measure every part, or one, and report."""
+    options = arguments(__doc__.splitlines()[0])
+    if options.only is not None and options.only not in PARTS:
+        sys.exit(f"there is no part {options.only!r}: choose {', '.join(PARTS)}")
+    rows: list[Row] = []
+    for name, measure in PARTS.items():
+        if options.only in (None, name):
+            rows += measure(options.quick)
+    report(rows, "visualization", options.json)
+
+
+if __name__ == "__main__":
+    main()
