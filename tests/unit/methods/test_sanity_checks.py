@@ -14,7 +14,7 @@ from torch import nn
 from convscope.errors import ConvscopeError, Refused, UnknownName
 from convscope.methods.attribution.attribution import Attributed, Attribution, each_image, nobody
 from convscope.methods.evidence import verdict
-from convscope.methods.evidence.comparison import edge_map
+from convscope.methods.evidence.comparison import CURVES, edge_map
 from convscope.methods.evidence.maps import Question
 from convscope.methods.evidence.sanity_checks import SanityChecks
 from convscope.methods.evidence.similarity import settled, spearman
@@ -219,7 +219,7 @@ def test_several_fills_tell_whether_the_ranking_depends_on_them():
         "sanity_checks", images=shapes(), of="gradient", stages=0, steps=3, fills="black, mean,black"
     )
     assert view.meta["fills"] == ["black", "mean"]
-    assert view["deletion_area"].shape == (2, 4, 3)
+    assert view["deletion_area"].shape == (2, 5, 3)
     alone = classifier().view("sanity_checks", images=shapes(), of="gradient", stages=0, steps=3, fills="mean")
     assert np.array_equal(view["deletion_area"][1], alone["deletion_area"][0])
     assert any(each["check"] == "fill" for each in view.meta["findings"])
@@ -335,31 +335,33 @@ def test_words_about_randomization(last, level):
     assert "fc alone random 0.70" in found[0].text
 
 
+def test_a_map_that_does_not_mind_the_classifier_is_doubted():
+    stages = ["original", "fc", "conv and later"]
+    (found,) = verdict.on_randomization(np.array([[1.0], [0.97], [0.1]]), stages)
+    assert found.level == "doubt"
+    assert "why this answer" in found.text
+
+
 def test_words_about_randomization_count_what_is_undefined():
     found = verdict.on_randomization(np.array([[1.0, 1, 1], [0.1, np.nan, 0.2]]), ["original", "fc"])
     assert "median over 2 images (1 more" in found[0].text
 
 
 def test_words_about_curves():
-    areas = np.array([[0.1, 0.2], [0.3, 0.3], [0.2, 0.1], [0.4, 0.4]])
-    curves = ("map", "random", "center", "edges")
-    (mixed,) = verdict.on_curves(areas, 1 - areas, curves)
+    areas = np.array([[0.1, 0.2], [0.05, 0.05], [0.2, 0.1], [0.4, 0.4], [0.3, 0.3]])
+    (mixed,) = verdict.on_curves(areas, 1 - areas, CURVES)
     assert mixed.level == "neutral"
-    assert "a blob in the center (1 and 1)" in mixed.text
-    assert (
-        verdict.on_curves(areas, -areas[[0, 1, 0, 3]] - np.array([0, 0, 1, 0])[:, None], curves)[0].level == "neutral"
-    )
-    assert verdict.on_curves(areas[[1, 0, 2, 3]], 1 - areas[[1, 0, 2, 3]], curves)[0].level == "doubt"
-    assert verdict.on_curves(areas[[0, 1, 3, 3]], 1 - areas[[0, 1, 3, 3]], curves)[0].level == "good"
+    assert "a random order (0 and 0), a blob in the center (1 and 1), edges (2 and 2)" in mixed.text
+    assert verdict.on_curves(areas[[3, 1, 2, 0, 4]], 1 - areas[[3, 1, 2, 0, 4]], CURVES)[0].level == "doubt"
+    assert verdict.on_curves(areas[[0, 1, 3, 3, 4]], 1 - areas[[0, 1, 3, 3, 4]], CURVES)[0].level == "good"
 
 
 def test_words_about_fills():
-    areas = np.array([[0.1], [0.3], [0.2], [0.4]])
-    curves = ("map", "random", "center", "edges")
-    assert verdict.on_fills(areas[None], areas[None], ["blur"], curves) == []
-    (same,) = verdict.on_fills(np.stack([areas, areas + 1]), -np.stack([areas, areas + 1]), ["blur", "mean"], curves)
+    areas = np.array([[0.1], [0.3], [0.2], [0.4], [0.35]])
+    assert verdict.on_fills(areas[None], areas[None], ["blur"], CURVES) == []
+    (same,) = verdict.on_fills(np.stack([areas, areas + 1]), -np.stack([areas, areas + 1]), ["blur", "mean"], CURVES)
     assert (same.level, "ranks the orders the same" in same.text) == ("good", True)
-    (other,) = verdict.on_fills(np.stack([areas, -areas]), -np.stack([areas, areas]), ["blur", "mean"], curves)
+    (other,) = verdict.on_fills(np.stack([areas, -areas]), -np.stack([areas, areas]), ["blur", "mean"], CURVES)
     assert other.level == "neutral"
     assert "mean: edges and the map" in other.text
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-CURVES = ("map", "random", "center", "edges")
+CURVES = ("map", "random", "center", "edges", "moved")
 
 
 def random_map(rows: int, columns: int, seed: int) -> Float[Tensor, "row column"]:
@@ -25,6 +25,16 @@ def center_map(rows: int, columns: int) -> Float[Tensor, "row column"]:
     row, column = (torch.arange(size) - (size - 1) / 2 for size in (rows, columns))
     vertical, horizontal = (row / (rows / 4)) ** 2, (column / (columns / 4)) ** 2
     return torch.exp(-(vertical[:, None] + horizontal[None, :]) / 2)
+
+
+def moved_map(maps: Float[Tensor, "image row column"]) -> Float[Tensor, "image row column"]:
+    """Each map moved by half the image, what leaves on one side coming in on the other: as fine or coarse, as scattered
+    or whole as the map itself, but elsewhere.
+
+    >>> moved_map(torch.arange(4.0).reshape(1, 2, 2)).tolist()
+    [[[3.0, 2.0], [1.0, 0.0]]]
+    """
+    return maps.roll((maps.shape[1] // 2, maps.shape[2] // 2), dims=(1, 2))
 
 
 def edge_map(images: Float[Tensor, "image channel row column"]) -> Float[Tensor, "image row column"]:

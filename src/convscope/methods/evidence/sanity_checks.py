@@ -16,7 +16,7 @@ from convscope.methods.attribution.seed import SEEDS
 from convscope.methods.backward import mini_batch_size
 from convscope.methods.base import Method, Target, method_class, parameter
 from convscope.methods.evidence import verdict
-from convscope.methods.evidence.comparison import CURVES, center_map, edge_map, random_map
+from convscope.methods.evidence.comparison import CURVES, center_map, edge_map, moved_map, random_map
 from convscope.methods.evidence.maps import Question
 from convscope.methods.evidence.perturbation import area, perturbation_curves, tile_side
 from convscope.methods.evidence.randomization import cascade, copy_of, forget, relevant_parameters
@@ -73,8 +73,9 @@ class SanityChecks(Method):
     from the last one down; a map that stays the same doesn't show what was learned. Kernels are drawn anew from
     N(0, 2 / fan-in) with biases 0, normalizations become as new, all else is shuffled; what is explained (class, place)
     stays. Deletion and insertion (Petsiuk et al. 2018): the network's answer as tiles of the image are replaced by a
-    fill, or put back, in the order of the map's mean magnitude in them, beside a random order, a blob in the center
-    and an edge detector. Sensitivity: the map's similarity to itself under another baseline, fill or noise seed.
+    fill, or put back, in the order of the map's mean magnitude in them, beside a random order, a blob in the center,
+    an edge detector, and the map itself moved by half the image. Sensitivity: the map's similarity to itself under
+    another baseline, fill or noise seed.
 
     Arrays: ``picture`` [image, row, column, color]; ``randomized`` [stage, image, row, column], stage 0 the map itself;
     its similarity to stage 0, all [stage, image]: ``spearman`` (rank correlation of magnitudes) and
@@ -118,7 +119,7 @@ class SanityChecks(Method):
     stages: int = parameter(
         6, "how many random networks, from the last layer alone to all; 0 leaves them out", minimum=0
     )
-    steps: int = parameter(8, "steps of deletion and insertion; 0 leaves them out", minimum=0, maximum=1000)
+    steps: int = parameter(6, "steps of deletion and insertion; 0 leaves them out", minimum=0, maximum=1000)
     fills: str = parameter("blur,image", f"one or more (a comma between them; the first one is drawn) of {FILL_HELP}")
     tile: int = parameter(
         0, "side in pixels of what is erased at once; 0 is a 28th of the image's shorter side", minimum=0
@@ -233,7 +234,8 @@ class SanityChecks(Method):
         rows, columns = batch.tensor.shape[2:]
         edges = edge_map(batch.tensor.float()).double().cpu().numpy()
         same = [random_map(rows, columns, self.noise_seed), center_map(rows, columns)]
-        maps = {"map": original, "edges": edges}
+        moved = moved_map(torch.from_numpy(original)).numpy()
+        maps = {"map": original, "edges": edges, "moved": moved}
         maps |= {
             name: np.broadcast_to(each.double().numpy(), original.shape)
             for name, each in zip(("random", "center"), same, strict=True)
@@ -265,7 +267,7 @@ class SanityChecks(Method):
                     steps=self.steps,
                     side=self.tile or tile_side(*images.shape[2:]),
                     seed=self.noise_seed,
-                    batch=mini_batch_size(network),
+                    batch=max(1, mini_batch_size(network) // 2),
                 )
                 deletion[number, :, image], insertion[number, :, image] = curves.deletion, curves.insertion
             show()
