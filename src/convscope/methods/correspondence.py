@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from convscope.errors import ConvscopeError
-from convscope.methods.backward import mini_batch_size
+from convscope.methods.backward import images_per_pass
 from convscope.methods.base import Method, Target, parameter
 from convscope.methods.chosen_layers import chosen_layers, last_two
 from convscope.methods.fill import FILLS, filling
@@ -37,6 +37,7 @@ AXES: dict[str, tuple[str, ...]] = {
 # Two passes over the same image differ in the last digits where the images beside it do: below this share of a layer's
 # largest value a difference is none.
 _NOTHING = 1e-5
+_MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class _Changes:
         self.images = batch.tensor
         self.layers = layers
         self.fillings = fillings
-        self.size = mini_batch_size(network)
+        self.size = min(_MOST_AT_ONCE, images_per_pass(network))
         self.whole = self._features(batch.tensor)
 
     def covered(self, boxes: Array) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from convscope.errors import ConvscopeError
-from convscope.methods.backward import mini_batch_size
+from convscope.methods.backward import images_per_pass
 from convscope.methods.base import Method, Target, parameter
 from convscope.methods.chosen_layers import chosen_layers, first_and_last
 from convscope.methods.fill import FILLS, filling
@@ -39,6 +39,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "picture": ("image", "row", "column", "color"),
 }
 _EXAMPLES = 3
+_MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class _Curves:
         self.layers = layers
         self.moves = moves
         self.classes = network.classes >= 2
-        self.images_at_once = mini_batch_size(network)
+        self.images_at_once = min(_MOST_AT_ONCE, images_per_pass(network))
         images, steps = len(batch), len(moves[0].amounts)
         self.amount = np.array([move.amounts for move in moves], np.float32)
         self.distance = np.full((images, len(layers), len(moves), steps), np.nan, np.float32)

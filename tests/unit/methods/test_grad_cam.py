@@ -119,3 +119,14 @@ def test_what_says_nothing_says_why():
     view = network.view("grad_cam", "second", batch, objective="unit:first:0")
     assert any("doesn't depend on second" in warning for warning in view.meta["warnings"])
     assert not view["map"].any()
+
+
+def test_an_empty_map_may_mean_that_all_speaks_against():
+    network = tiny_network("edges").network()
+    ramp = torch.arange(9.0)[None, None, :, None].expand(1, 1, 9, 7).contiguous()
+    view = network.view("grad_cam", "", ramp, objective="score:1")
+    assert not view["map"].any()
+    assert any("speaks against" in warning for warning in view.meta["warnings"])
+    against = network.view("grad_cam", "", ramp, objective="score:1", rectify=False)
+    assert (against["map"] < 0).all()
+    assert against.meta["warnings"] == []

@@ -167,6 +167,12 @@ class GradCam(Attribution):
             )
         return found
 
+    def reason_for_nothing(self, bound: BoundSeed) -> str:
+        """Why a map is zero everywhere, where it is."""
+        if not self.rectify:
+            return super().reason_for_nothing(bound)
+        return f"nothing in the layer's maps speaks for {bound.text} there (rectify=False shows what speaks against it)"
+
     def explanation(self, bound: BoundSeed, images: int) -> str:
         """The caption behind the title."""
         sign = "for" if self.rectify else "for (above 0) and against (below 0)"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from convscope.errors import ConvscopeError, Refused
 from convscope.methods.attribution.attribution import Attributed, Attribution, Told, nobody
 from convscope.methods.attribution.seed import Choice
-from convscope.methods.backward import mini_batch_size
+from convscope.methods.backward import images_per_pass
 from convscope.methods.base import Target, parameter
 from convscope.methods.fill import FILLS, filling
 from convscope.methods.fill import HELP as FILL_HELP
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from convscope.view import Array
 
 _COARSE = ("image", "row", "column")
+_MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,8 @@ class _Looker:
         recorded = (*bound.layers, *((self.layer.address,) if self.layer is not None else ()))
         self.layers = tuple(dict.fromkeys(recorded))
         # A function of one's own gives one number for all images it is shown, so it is shown one at a time.
-        self.images_at_once = 1 if bound.whole_batch else mini_batch_size(network)
+        # Otherwise as many as pay (more images at once cost hardly less each), so that cancelling is felt at once.
+        self.images_at_once = 1 if bound.whole_batch else min(_MOST_AT_ONCE, images_per_pass(network))
 
     def look(self, batch: Batch, images: torch.Tensor, pixels: torch.Tensor, whole: _Looked | None) -> _Looked:
         """What is said to ``pixels``, made of the batch's ``images``; classes, places and units are those of ``whole``,
