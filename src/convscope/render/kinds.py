@@ -53,6 +53,8 @@ _NEEDED = {
     "attribution_matrix": (("picture", 4), ("map", 5), ("class", 2), ("probability", 2), ("score", 2)),
     "sanity_checks": (("picture", 4), ("randomized", 4), ("spearman", 2), ("ssim", 2)),
     "attribution": (("attribution", 4), ("map", 3), ("picture", 4)),
+    "feature_visualization": (("picture", 4), ("natural_picture", 5), ("score", 1), ("natural_score", 1)),
+    "inversion": (("picture", 4), ("original", 4), ("error", 1)),
     "projections": (
         *((name, 2) for name in ("value", "image", "reached")),
         ("window", 3),

@@ -43,7 +43,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 _OVER = 0.9  # how much of the strongest value's color covers the picture
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Fit:
     """How pictures of rows × columns are brought to a tile's side: so many times enlarged, or reduced by area."""
 
@@ -173,12 +173,13 @@ def fitted(colors: Array, side: int, style: Style) -> Array:
 def _end(magnitude: Array) -> float:
     """Where a color bar ends: within the outliers, unless there is nothing but outliers."""
     largest = float(magnitude.max(initial=0.0))
-    if not largest:
+    # What a map is zero at, or as good as zero, says nothing of its outliers.
+    counted = magnitude[magnitude > 1e-6 * largest]
+    if not counted.size:
         return 0.0
-    place = min(magnitude.size - 1, math.ceil(WITHIN * magnitude.size) - 1)
-    end = float(np.partition(magnitude, place, axis=None)[place])
-    # A map that is zero nearly everywhere, or whose outliers aren't, is shown whole.
-    return largest if end <= 0.02 * largest or end >= 0.8 * largest else end
+    place = math.ceil(WITHIN * counted.size) - 1
+    end = float(np.partition(counted, place)[place])
+    return largest if end >= 0.8 * largest else end
 
 
 def tile(colors: Array, title: str = "", under: Sequence[str] = (), width: Length = 0) -> Figure:
