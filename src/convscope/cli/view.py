@@ -62,9 +62,9 @@ class _MethodGroup(HelpfulGroup):
             "and what speaks for a class",
         ),
         ("convscope view sanity_checks demo --of gradient --image cat.jpg -o checks.png", "whether to believe it"),
-        ("convscope view projections demo blocks.5 --units 0-8 --study study/ -o figure.png", "ZFNet's figure"),
+        ("convscope view projections demo blocks.5.project --units 0-8 --study study/ -o figure.png", "ZFNet's figure"),
         (
-            "convscope view feature_visualization demo blocks.5:3 --study study/ -o unit.png",
+            "convscope view feature_visualization demo blocks.5.project:3 --study study/ -o unit.png",
             "what a unit would like to see",
         ),
     ),
