@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convscope.errors import Refused
-from convscope.methods.attribution.seed import Choice
-from convscope.methods.backward import mini_batches
+from convscope.methods.attribution.seed import Choice, changed
+from convscope.methods.backward import mini_batches, part_of
 from convscope.methods.objective import log_probabilities
 from convscope.progress import report
 
@@ -84,7 +84,7 @@ class Question:
         """
         count = len(images)
         bound = self.bound.part(slice(image, image + 1)).repeated(count)
-        batch = _variants(self.batch, image, images)
+        batch = changed(part_of(self.batch, image, image + 1), images)
         with self.network.trace(bound.layers) as trace:
             output = trace.run(images, stop=not bound.needs_output)
             if bound.layer is not None:
@@ -94,15 +94,3 @@ class Question:
             assert labels is not None  # noqa: S101 - only units and functions have none
             told = log_probabilities(scores).exp() if self.network.classes > 1 else scores
             return told.gather(1, labels.to(scores.device)[:, None])[:, 0]
-
-
-def _variants(batch: Batch, image: int, images: Tensor) -> Batch:
-    """Variants of one image under its own name; nothing here reads their fingerprints."""
-    count = len(images)
-    return replace(
-        batch,
-        tensor=images,
-        fingerprints=batch.fingerprints[image : image + 1] * count,
-        names=batch.names[image : image + 1] * count,
-        labels=batch.labels[image : image + 1] * count,
-    )

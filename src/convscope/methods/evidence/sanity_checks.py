@@ -13,7 +13,7 @@ from convscope.errors import ConvscopeError, UnknownName, suggest
 from convscope.methods.attribution.attribution import NOT_CLASS_SENSITIVE, Attribution
 from convscope.methods.attribution.seed import HELP as SEED_HELP
 from convscope.methods.attribution.seed import SEEDS
-from convscope.methods.backward import mini_batch_size
+from convscope.methods.backward import mini_batch_size, part_of
 from convscope.methods.base import Method, Target, method_class, parameter
 from convscope.methods.evidence import verdict
 from convscope.methods.evidence.comparison import CURVES, center_map, edge_map, moved_map, random_map
@@ -215,13 +215,7 @@ class SanityChecks(Method):
 
     def _randomize(self, method: Attribution, question: Question, found: _Found, show: Any) -> None:
         copied = question.network.with_module(copy_of(question.network.module))
-        first = replace(
-            question.batch,
-            tensor=question.batch.tensor[:1],
-            fingerprints=question.batch.fingerprints[:1],
-            names=question.batch.names[:1],
-            labels=question.batch.labels[:1],
-        )
+        first = part_of(question.batch, 0, 1)
         relevant = relevant_parameters(copied, question.bound.part(slice(0, 1)), first)
         for stage in cascade(copied, relevant, self.stages):
             forget(copied.module, stage.paths, self.noise_seed)
