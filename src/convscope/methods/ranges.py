@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from convscope.errors import Refused
 from convscope.view import Array, value_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 Range = dict[str, Any]
 LARGEST_VIEW = 4 * 2**30
@@ -78,7 +80,26 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+_allowed: ContextVar[float] = ContextVar("convscope_view_bytes", default=math.inf)
+
+
+@contextmanager
+def view_bytes(limit: int) -> Iterator[None]:
+    """Inside the block, refuse Views of more bytes than this, where that is less than ``LARGEST_VIEW``.
+
+    >>> with view_bytes(1024):
+    ...     check_size(1000, "the maps of all images", "pass fewer images")
+    Traceback (most recent call last):
+    convscope.errors.Refused: the maps of all images would take 0.0 GiB. Next: pass fewer images.
+    """
+    token = _allowed.set(limit)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
 def check_size(values: int, what: str, next_step: str) -> None:
     """Refuse a View that would hold more than ``LARGEST_VIEW`` bytes of float32 ``values``."""
-    if values * 4 > LARGEST_VIEW:
+    if values * 4 > min(LARGEST_VIEW, _allowed.get()):
         raise Refused(f"{what} would take {values * 4 / 2**30:.1f} GiB", next_step=next_step)

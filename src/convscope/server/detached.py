@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convscope.errors import ConvscopeError
+from convscope.server.jobs import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
 GONE_SECONDS = 5.0
 """A page whose stream of events broke comes back within this time, or not at all."""
+
+MOST_WORKS = 256
 
 _log = logging.getLogger("convscope")
 
@@ -39,6 +42,11 @@ class Detached:
         self._works: list[_Work] = []
         self._there: Counter[str] = Counter()
         self._leaving: dict[str, asyncio.TimerHandle] = {}
+
+    def make_room(self) -> None:
+        """Raise :class:`Busy` when nothing more is taken: many who want the same share one job, but each is waited for."""
+        if len(self._works) >= MOST_WORKS:
+            raise Busy(f"{len(self._works)} requests are waited for already", next_step="wait for some, or cancel them")
 
     def begin(self, work: Coroutine[Any, Any, Any], page: str = "") -> asyncio.Task[Any]:
         """Run ``work`` to its end, or until the page is gone; "" is nobody's, and runs to its end."""

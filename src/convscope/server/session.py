@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from convscope.server.jobs import Jobs
 
 UPLOADED_BYTES = 512 * 1024 * 1024
+VIEW_BYTES = 512 * 1024 * 1024
+"""Of one View: a browser that is sent more can do nothing with it, and several are computed at once."""
 OPENING = "open"
 
 _log = logging.getLogger("convscope")
@@ -246,6 +248,7 @@ class Session:
 
     async def begin(self, question: Question, name: str, page: str = "") -> JobEvent:
         """Have a View computed that nobody waits for; its job's state. It is cancelled when the page is gone."""
+        self.detached.make_room()
         task = self.detached.begin(self.computed(question, name, page), page)
         await asyncio.sleep(0)  # until it stands in line, or was turned away
         if task.done():
@@ -263,10 +266,13 @@ class Session:
         return await self.jobs.run(f"receptive field of {unit}", lambda: network.receptive_field(unit), name)
 
     def _compute(self, question: Question) -> bytes:
+        from convscope.methods.ranges import view_bytes
+
         network, method = question.opened.network, question.method
         batch = self._batch(question)
         started = time.monotonic()
-        view = method.run(network, question.target, images=batch)
+        with view_bytes(VIEW_BYTES):
+            view = method.run(network, question.target, images=batch)
         self.seconds[method.name] = time.monotonic() - started
         blob = view.to_bytes()
         if method.kept:

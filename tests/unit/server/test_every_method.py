@@ -196,6 +196,30 @@ def test_optimized_images_are_shown_beside_the_images_that_are_given_or_the_stud
         assert bare.get(f"{asked}&images=0,1").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "activations?target=conv2&images=0,1",
+        "activation_gradients?target=conv2&images=0,1",
+        "gradient?images=0,1",
+        "occlusion?images=0,1&stride=2",
+        "sanity_checks?images=0,1",
+        "attribution_matrix?images=0,1",
+        "invariance?images=0,1",
+        "correspondence?images=0,1&parts=left: 1,1,4,4",
+        "projections?target=conv2",
+    ],
+)
+def test_a_view_too_large_for_a_page_is_refused_before_it_is_computed(client, monkeypatch, path):
+    monkeypatch.setattr("convscope.server.session.VIEW_BYTES", 100)
+    monkeypatch.setattr("convscope.methods.backward.backward", lambda *_, **__: pytest.fail("it was computed"))
+    answer = client.get(f"/api/views/{path}")
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert "would take" in error["what"]
+    assert error["next_step"]
+
+
 def test_what_a_view_took_is_told_of_the_next(client):
     assert client.get("/api/views/gradient?images=0&objective=score:3").status_code == 200
     found = here(client)["gradient"]["seconds"]

@@ -209,6 +209,13 @@ def test_too_much_long_work_is_refused_and_quick_views_are_not(client, long):
     assert client.get("/api/views/weights?target=conv1").status_code == 200
 
 
+def test_whoever_asks_for_the_same_again_and_again_is_refused_at_last(client, long, monkeypatch):
+    monkeypatch.setattr("convscope.server.detached.MOST_WORKS", 3)
+    assert [begin(client, f"job-{number}").status_code for number in range(5)] == [202, 202, 202, 429, 429]
+    client.delete("/api/jobs/job-0")
+    until(lambda: begin(client, "job-6").status_code == 202)
+
+
 class Page:
     """A page that listens for events, or doesn't."""
 
