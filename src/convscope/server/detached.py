@@ -44,7 +44,7 @@ class Detached:
         self._leaving: dict[str, asyncio.TimerHandle] = {}
 
     def make_room(self) -> None:
-        """Raise :class:`Busy` when nothing more is taken: many who want the same share one job, but each is waited for."""
+        """Raise :class:`Busy` when nothing more is taken: who wants the same shares a job, but each is waited for."""
         if len(self._works) >= MOST_WORKS:
             raise Busy(f"{len(self._works)} requests are waited for already", next_step="wait for some, or cancel them")
 
