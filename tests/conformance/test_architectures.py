@@ -38,6 +38,7 @@ REPRESENTATIVE = (
     "convnext_tiny",
     "swin_t",
 )
+NOT_ONLY_RELU = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t")
 ALL = tuple(models.list_models(module=models))
 CLASSES = 10
 # The smallest input each family takes; 40×48 for the rest. Not square wherever that is allowed.
@@ -138,6 +139,25 @@ def answers(network: Network, layer: Layer, batch: Batch) -> Iterator[str]:
         yield name
 
 
+def follows_rules(network: Network, batch: Batch) -> bool:
+    """Whether the ReLU rules have an answer here; they must never hand out the plain gradient under their names."""
+    plain = network.view("gradient", images=batch, objective="score:3")["attribution"]
+    answered = []
+    for rule in ("deconvnet", "guided_backprop"):
+        try:
+            found = network.view(rule, images=batch, objective="score:3")["attribution"]
+        except Refused as refusal:
+            assert "ReLU" in refusal.what, refusal  # noqa: PT017
+            assert "plain gradient" in refusal.next_step, refusal  # noqa: PT017
+            answered.append(False)
+            continue
+        answered.append(True)
+        for image, gradient in zip(found, plain, strict=True):
+            assert np.abs(image - gradient).max() > 1e-2 * np.abs(gradient).max(), f"{rule} is the plain gradient"
+    assert len(set(answered)) == 1, "one rule has a meaning here and the other has not"
+    return answered[0]
+
+
 def hold(name: str) -> None:
     network, batch = build(name)
     nn.init.normal_(next(network.module.parameters()), std=0.05)
@@ -151,6 +171,10 @@ def hold(name: str) -> None:
             check_weight_gradients(network, layer, batch, expected)
             if not layer.opaque:
                 check_convolution(network, layer, batch)
+    if name in REPRESENTATIVE:
+        assert follows_rules(network, batch) == (name not in NOT_ONLY_RELU)
+    else:
+        follows_rules(network, batch)
     predictions = network.view("predictions", images=batch, top=3)
     with torch.no_grad():
         network.module.eval()

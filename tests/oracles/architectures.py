@@ -1,4 +1,4 @@
-"""Torchvision's architectures with random weights, and images of noise for them: what other libraries are asked about."""
+"""Torchvision's architectures with random weights, and images of noise: what other libraries are asked about."""
 
 from __future__ import annotations
 

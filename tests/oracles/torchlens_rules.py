@@ -1,19 +1,19 @@
-"""What TorchLens says of some networks, written as .npz: in a process of its own, for it leaves all of torch wrapped."""
+"""What TorchLens says of some networks, written as .npz, in a process of its own: it leaves all of torch wrapped."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 
-import conftest  # noqa: F401 - torchvision, wherever its wheel is for another torch
 import numpy as np
 import torch
-from architectures import architecture, noise
 
 
 def main(path: str, names: list[str]) -> None:
     """Both rules' results for class 3 of each network."""
     import torchlens.attribution as torchlens
+    from architectures import architecture, noise
 
     rules = {"deconvnet": torchlens.deconvolution, "guided_backprop": torchlens.guided_backprop}
     found = {}
@@ -28,4 +28,5 @@ def main(path: str, names: list[str]) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    importlib.import_module("conftest")  # before torchvision, whose wheel may be for another torch
     main(sys.argv[1], sys.argv[2:])
