@@ -56,7 +56,7 @@ class Correspondence(Method):
     Misleads when: most values don't change at all. Two small changes agree nearly everywhere because nothing happened,
     so only the comparison with random places of the same size means something, not the distance by itself. A part that
     is at the same place in every image is compared with draws whose places differ from image to image: then position
-    alone can make the difference. Few images are few pairs.
+    alone can make the difference, which ``control="shared"`` rules out. Few images are few pairs.
     """
 
     name: ClassVar[str] = "correspondence"
@@ -80,6 +80,12 @@ class Correspondence(Method):
     )
     draws: int = parameter(10, "how often every image gets a box at a random place instead", minimum=1, maximum=10000)
     fill: str = parameter("gray", FILL_HELP, choices=FILLS)
+    control: str = parameter(
+        "independent",
+        "random places: independent (each image's own, as published) or shared (one for all images, which tells the "
+        "part from its position)",
+        choices=("independent", "shared"),
+    )
     noise_seed: int = parameter(0, "decides the random places", minimum=0)
 
     def compute(self, network: Network, target: Target, batch: Batch | None) -> View:  # noqa: ARG002 - the whole network
@@ -104,10 +110,18 @@ class Correspondence(Method):
             for draw in range(self.draws):
                 report(done, total, "correspondence")
                 preview(lambda: self._view(network, batch, layers, parts, found, changes))
-                found.add(number, draw, changes.of(_elsewhere(part.boxes, network.image_size, generator)))
+                found.add(number, draw, changes.of(self._elsewhere(part.boxes, network.image_size, generator)))
                 done += 1
         report(total, total, "correspondence")
         return self._view(network, batch, layers, parts, found, changes)
+
+    def _elsewhere(self, boxes: Array, image_size: tuple[int, int], generator: np.random.Generator) -> Array:
+        """A box of the same size in each image, at any place where it fits, all equally likely."""
+        moved = boxes.copy()
+        for axis in (0, 1):
+            room = image_size[axis] - boxes[:, 2 + axis] + 1
+            moved[:, axis] = generator.integers(0, room) if self.control == "independent" else generator.random() * room
+        return moved
 
     def refusal(self, network: Network, target: Target) -> ConvscopeError | None:  # noqa: ARG002 - the whole network
         """A layer that isn't there."""
@@ -150,14 +164,6 @@ class Correspondence(Method):
 def _listed(parts: tuple[Part, ...]) -> str:
     names = [part.name for part in parts]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _elsewhere(boxes: Array, image_size: tuple[int, int], generator: np.random.Generator) -> Array:
-    """A box of the same size in each image, at any place where it fits, all equally likely."""
-    moved = boxes.copy()
-    for axis in (0, 1):
-        moved[:, axis] = generator.integers(0, image_size[axis] - boxes[:, 2 + axis] + 1)
-    return moved
 
 
 class _Changes:

@@ -70,11 +70,11 @@ def last_features(network: Network) -> Layer | None:
     """
     calls = upstream(network)
     by_address = {each.address: each for each in calls}
-    for call in reversed(calls):
-        if call.kernel is not None:
-            sources = [by_address[name] for name in call.inputs if name in by_address]
-            return sources[0] if sources and not sources[0].opaque else None
-    return None
+    last = next((call for call in reversed(calls) if call.kernel is not None), None)
+    source = last
+    while source is not None and (source is last or "dropout" in source.kind.lower()):  # which does nothing here
+        source = by_address.get(source.inputs[0]) if source.inputs else None
+    return source if source is not None and not source.opaque else None
 
 
 def _bottlenecks(network: Network, calls: list[Layer], layer: Layer | None) -> Iterator[Layer]:

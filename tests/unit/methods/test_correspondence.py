@@ -99,6 +99,23 @@ def test_another_seed_draws_other_places():
     assert first["distance"].tobytes() == other["distance"].tobytes()
 
 
+def test_a_shared_place_is_the_same_in_every_image():
+    tiny = tiny_network("in_place")
+    sizes = np.array([[0, 0, 3, 4], [1, 2, 3, 4], [5, 7, 3, 4]], np.int32)
+    for seed in range(20):
+        shared = Correspondence(control="shared")._elsewhere(sizes, (8, 11), np.random.default_rng(seed))
+        assert (shared == shared[0]).all()
+        assert shared[0, 2:].tolist() == [3, 4]
+        for places in (shared, Correspondence()._elsewhere(sizes, (8, 11), np.random.default_rng(seed))):
+            assert places[:, :2].min() >= 0
+            assert (places[:, 0] + 3).max() <= 8
+            assert (places[:, 1] + 4).max() <= 11
+    # Two images that are alike, hidden at one place, change alike.
+    twice = tiny.images(1).repeat(2, 1, 1, 1)
+    view = tiny.network().view("correspondence", "", twice, parts="1,1,4,4", draws=3, control="shared")
+    assert not view["random"].any()
+
+
 def test_disagreement_counts_every_value():
     signs = torch.randint(-1, 2, (4, 30), dtype=torch.int8)
     found = disagreement(signs)

@@ -60,7 +60,7 @@ def test_the_last_maps_are_those_that_no_connection_leads_past(network):
     ("name", "size", "maps", "features"),
     [
         ("resnet18", (40, 48), "layer4.1.relu@1", "flatten"),
-        ("squeezenet1_1", (40, 48), "classifier.2", "classifier.0"),
+        ("squeezenet1_1", (40, 48), "classifier.2", "features.12.cat"),
     ],
 )
 def test_on_known_architectures(name, size, maps, features):
