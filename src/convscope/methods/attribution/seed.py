@@ -193,11 +193,14 @@ def changed(batch: Batch, tensor: torch.Tensor) -> Batch:
     times = len(tensor) // len(batch)
     if times == 1:
         return replace(batch, tensor=tensor)
-    fingerprints, names, labels = (
-        tuple(value for value in values for _ in range(times))
-        for values in (batch.fingerprints, batch.names, batch.labels)
+    again = [index for index in range(len(batch)) for _ in range(times)]
+    return replace(
+        batch,
+        tensor=tensor,
+        fingerprints=tuple(batch.fingerprints[index] for index in again),
+        names=tuple(batch.names[index] for index in again),
+        labels=tuple(batch.labels[index] for index in again),
     )
-    return replace(batch, tensor=tensor, fingerprints=fingerprints, names=names, labels=labels)
 
 
 __all__ = ["HELP", "SEEDS", "BoundSeed", "Choice", "Explained", "changed"]
