@@ -180,7 +180,9 @@ class _Climb:
             prepared = to_prepared(self.network.preprocessing, shown)
             found = self._passes(prepared.detach(), step)
             values += found.values / self.preset.copies
-            gradient += torch.autograd.grad(prepared, leaf, found.gradient)[0] / self.preset.copies
+            # Not by grad_outputs, for which torch imports symbolic algebra the first time: two seconds.
+            whole = (prepared * found.gradient).sum()
+            gradient += torch.autograd.grad(whole, leaf)[0] / self.preset.copies
             opened, nothing, broken = opened | found.opened, nothing & found.still, broken | found.broken
         for name, flags in (("opened", opened), ("still", nothing), ("broken", broken)):
             for place in flags.nonzero()[:, 0].tolist():

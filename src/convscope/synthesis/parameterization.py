@@ -91,7 +91,8 @@ class Parameterization(ABC):
         gradient: Float[torch.Tensor, "image channel row column"],
     ) -> list[torch.Tensor]:
         """From the gradient with respect to :meth:`pixels` to that with respect to ``variables``."""
-        return list(torch.autograd.grad(pixels, self.variables, grad_outputs=gradient))
+        # Not by grad_outputs, for which torch imports symbolic algebra the first time: two seconds.
+        return list(torch.autograd.grad((pixels * gradient).sum(), self.variables))
 
     @abstractmethod
     def selected(self, indices: Sequence[int]) -> Parameterization:
