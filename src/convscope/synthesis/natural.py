@@ -85,7 +85,7 @@ def natural_responses(network: Network, aims: Sequence[Aim], images: Batch, rank
             for index, aim in enumerate(aims):
                 found = Aims((aim,) * len(part)).peaks(captured)
                 values[index, start:stop] = found.float().cpu().numpy()
-                places[index, start:stop] = _places(captured, aim)
+                places[index, start:stop] = _places(captured, aim, len(part))
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf), axis=1, kind="stable")[:, :ranks]
     value = np.take_along_axis(values, order, axis=1)
     place = np.take_along_axis(places, order[:, :, None], axis=1)
@@ -192,7 +192,7 @@ def responses(network: Network, aims: Aims, prepared: torch.Tensor) -> tuple[Arr
             peak[part] = goal.peaks(captured).float().cpu().numpy()
             value[part] = goal.values(captured).float().cpu().numpy()
             for place, (index, aim) in enumerate(zip(part, goal.aims, strict=True)):
-                box[index] = boxes_at(network, aim, _places(captured, aim)[place][None])[0]
+                box[index] = boxes_at(network, aim, _places(captured, aim, len(part))[place][None])[0]
     return peak, value, box
 
 
@@ -205,14 +205,14 @@ def boxes_at(network: Network, aim: Aim, places: Array) -> Array:
     return network.boxes(unit.layer, channel, places[:, 0], places[:, 1]).astype(np.int32)
 
 
-def _places(captured: Captured, aim: Aim) -> Array:
+def _places(captured: Captured, aim: Aim, count: int) -> Array:
     """Where each image excites a unit most, [image, coordinate]; the first of equals; -1 where that has no meaning."""
     unit = aim.unit
     if unit is None:
-        return np.full(2, -1)
+        return np.full((count, 2), -1)
     maps = captured[unit.layer][:, unit.channel]
     if unit.position is not None:
-        return np.tile(np.array(unit.position), (len(maps), 1))
+        return np.tile(np.array(unit.position), (count, 1))
     flat = maps.flatten(1).argmax(dim=1).cpu().numpy()
     return np.stack([flat // maps.shape[2], flat % maps.shape[2]], axis=1)
 

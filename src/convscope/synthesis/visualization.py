@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from convscope.synthesis.ascent import OPENING_STEPS, Ascended, Watch, ascend
 from convscope.synthesis.natural import Natural, images_of, measured_images, responses
-from convscope.synthesis.parameterization import to_pixels, to_prepared
+from convscope.synthesis.parameterization import to_pixels
 from convscope.synthesis.spectrum import ImageStatistics
 from convscope.view import Array, View
 
@@ -97,8 +97,10 @@ class Visualization:
         """The pictures, uint8 [unit, row, column, color], and what the network takes of them, at its own size."""
         rounded = (pixels * 255).round().clamp(0, 255)
         picture: Array = rounded.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-        own = _resized(rounded / 255, self.network.image_size)
-        return picture, to_prepared(self.network.preprocessing, own)
+        own = (_resized(rounded / 255, self.network.image_size) * 255).round().to(torch.uint8)
+        # Prepared as the picture's file would be: the same to the last bit.
+        prepared = [self.network.prepare(each.permute(1, 2, 0).contiguous().numpy()) for each in own]
+        return picture, torch.cat(prepared)
 
     def _finished(self, pixels: torch.Tensor, places: list[int]) -> list[bool]:
         _, image = self._drawn(pixels)
@@ -183,7 +185,7 @@ class Visualization:
             )
         for place, count in enumerate(found.still):
             if count == found.steps[place] and count:
-                warnings.append(f"{self.aims.aims[place].text}: {self._why_nothing(place, score[place])}")
+                warnings.append(f"{self.aims.aims[place].text}: {self._why_nothing(place, float(score[place]))}")
         broken = [place for place, count in enumerate(found.broken) if count]
         if broken:
             warnings.append(
