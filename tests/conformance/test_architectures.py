@@ -41,6 +41,16 @@ REPRESENTATIVE = (
 NOT_ONLY_RELU = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t")
 ALL = tuple(models.list_models(module=models))
 CLASSES = 10
+# What needs no ReLU rule, with parameters that keep it short.
+MAPS: dict[str, dict[str, object]] = {
+    "grad_cam": {},
+    "occlusion": {"window": 32, "stride": 32},
+    "layerwise_relevance": {},
+    "invariance": {"transforms": "rotation", "steps": 2, "rotation": 10.0},
+    "correspondence": {"parts": "4,4,16,16", "draws": 1},
+}
+# Gates multiply two values that both depend on the image; layer normalization and attention have no rule either.
+NO_RELEVANCE = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t")
 # The smallest input each family takes; 40×48 for the rest. Not square wherever that is allowed.
 SIZES = {
     "alexnet": (64, 72),
@@ -158,6 +168,20 @@ def follows_rules(network: Network, batch: Batch) -> bool:
     return answered[0]
 
 
+def explains(network: Network, batch: Batch) -> set[str]:
+    """Which of the methods that need no ReLU rule answer for the scores; the others refuse with a reason."""
+    answered = set()
+    for name, parameters in MAPS.items():
+        try:
+            view = network.view(name, images=batch, **parameters)
+        except Refused as refusal:
+            assert refusal.next_step, f"{name}: {refusal}"  # noqa: PT017
+            continue
+        assert all(np.isfinite(array).all() for array in view.arrays.values()), name
+        answered.add(name)
+    return answered
+
+
 def hold(name: str) -> None:
     network, batch = build(name)
     nn.init.normal_(next(network.module.parameters()), std=0.05)
@@ -175,6 +199,9 @@ def hold(name: str) -> None:
         assert follows_rules(network, batch) == (name not in NOT_ONLY_RELU)
     else:
         follows_rules(network, batch)
+    answered_maps = explains(network, batch)
+    if name in REPRESENTATIVE:
+        assert answered_maps == set(MAPS) - ({"layerwise_relevance"} if name in NO_RELEVANCE else set())
     predictions = network.view("predictions", images=batch, top=3)
     with torch.no_grad():
         network.module.eval()
