@@ -23,6 +23,7 @@ from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
 from convscope.trace.call import Call, Observer, Operation, first_tensor, function_name, is_call
 from convscope.trace.kept import Kept
 from convscope.trace.module_state import evaluation_mode
+from convscope.trace.pooling import PoolingMode
 from convscope.trace.relu_rule import ReluRule, RuleMode
 from convscope.trace.upstream import check_relu_rule
 
@@ -257,6 +258,8 @@ class _Recorder:
                 stack.callback(after.remove)
         if trace._observer is not None:
             stack.enter_context(_ElementaryMode(trace._observer))
+        elif trace._image is not None and trace._image.is_cpu:
+            stack.enter_context(PoolingMode(gradients=trace._relu_rule is None))
         if trace._relu_rule is not None:
             # Below the recorder's own mode, which then sees a ruled ReLU as the call that it is.
             stack.enter_context(RuleMode(trace._relu_rule))
