@@ -21,7 +21,7 @@ from convscope.network.outputs import find_output, output_names, scores_of
 from convscope.network.preprocessing import Preprocessing
 from convscope.network.receptive_field import Box, box_of, boxes_of
 from convscope.network.unit import Unit, split_address
-from convscope.trace import ReluRule, Trace
+from convscope.trace import Entrance, ReluRule, Trace
 from convscope.view import Array, View, canonical_json
 
 if TYPE_CHECKING:
@@ -287,6 +287,7 @@ class Network:
         inputs: bool = False,
         relu_rule: ReluRule | None = None,
         consume: Callable[[str, Tensor], None] | None = None,
+        entrance: Entrance | None = None,
     ) -> Trace:
         """Record some calls of one forward pass; see :class:`convscope.trace.Trace`."""
         addresses = [self.layer(each).address for each in layers]
@@ -299,6 +300,7 @@ class Network:
             relu_rule=relu_rule,
             overwritten=overwritten,
             consume=consume,
+            entrance=entrance,
         )
 
     def view(

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from convscope.errors import ConvscopeError, Refused, UnknownName, suggest
 from convscope.trace.call import Call, Observer, Operation, first_tensor, function_name, is_call
+from convscope.trace.entrance import Entrance, EntranceMode
 from convscope.trace.kept import Kept
 from convscope.trace.module_state import evaluation_mode
 from convscope.trace.pooling import PoolingMode
@@ -62,6 +63,7 @@ class Trace:
     None to clone everything. A name missing from it is noticed and answered by a second run, never by a wrong value.
     ``consume`` is handed each call's address and output as soon as it is there, in place of keeping it: then any number
     of layers takes no more memory than the largest of them. It must neither keep nor change the tensor.
+    ``entrance`` keeps what comes back to convolutions of the images themselves: gradients at "input" are without it.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Trace:
         overwritten: frozenset[str] | None = None,
         observer: Observer | None = None,
         consume: Callable[[str, Tensor], None] | None = None,
+        entrance: Entrance | None = None,
     ) -> None:
         self.module = module
         self.layers = tuple(dict.fromkeys(layers))
@@ -84,6 +87,7 @@ class Trace:
         self._overwritten = overwritten
         self._observer = observer
         self._consume = consume
+        self._entrance = entrance
         self._kept: dict[str, Kept] = {}
         self._inputs: dict[str, Kept] = {}
         self._image: Tensor | None = None
@@ -263,6 +267,8 @@ class _Recorder:
         if trace._relu_rule is not None:
             # Below the recorder's own mode, which then sees a ruled ReLU as the call that it is.
             stack.enter_context(RuleMode(trace._relu_rule))
+        if trace._entrance is not None and trace._image is not None:
+            stack.enter_context(EntranceMode(trace._entrance, trace._image))
         if everything:
             stack.enter_context(_FunctionMode(self))
 

@@ -14,6 +14,7 @@ from convscope.methods.attribution.seed import changed
 from convscope.methods.backward import images_per_pass, part_of
 from convscope.methods.base import parameter
 from convscope.methods.fill import FILLS, filling
+from convscope.trace import Entrance
 
 if TYPE_CHECKING:
     from convscope.methods.attribution.seed import BoundSeed
@@ -128,18 +129,20 @@ class IntegratedGradients(Attribution):
         told: Told,
     ) -> torch.Tensor:
         nodes, weights = (torch.from_numpy(each).to(start) for each in nodes_and_weights(self.steps))
-        total = torch.zeros_like(start)
+        total, entrance = torch.zeros_like(start), Entrance()
         at_once = 1 if fixed.whole_batch else max(1, images_per_pass(network) // len(batch))
         for first in range(0, self.steps, at_once):
             told(first, self.steps)
             some = slice(first, min(first + at_once, self.steps))
             count = some.stop - some.start
             on_the_way = torch.addcmul(start[:, None], difference[:, None], nodes[None, some, None, None, None])
-            found = fixed.repeated(count).differentiate(network, changed(batch, on_the_way.flatten(0, 1)))
+            entrance.weights = weights[some]
+            there = changed(batch, on_the_way.flatten(0, 1))
+            found = fixed.repeated(count).differentiate(network, there, entrance=entrance)
             gradient = found.gradient.unflatten(0, (len(start), count))
             total += torch.matmul(weights[some], gradient.flatten(2)).view_as(total)
         told(self.steps, self.steps)
-        return total
+        return total + entrance.to_pixels(total)
 
 
 def nodes_and_weights(steps: int) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from convscope.network.batch import Batch
     from convscope.network.layer import Layer
     from convscope.network.network import Network
-    from convscope.trace import ReluRule, Trace
+    from convscope.trace import Entrance, ReluRule, Trace
 
 SEEDS = ("maximum", "map", "mean")
 HELP = (
@@ -170,12 +170,15 @@ class BoundSeed:
             values, labels = chosen.values(network, trace, output, batch)
         return Explained(values.detach(), labels, chosen.choice or Choice(), torch.empty(0))
 
-    def differentiate(self, network: Network, batch: Batch, relu_rule: ReluRule | None = None) -> Explained:
+    def differentiate(
+        self, network: Network, batch: Batch, relu_rule: ReluRule | None = None, entrance: Entrance | None = None
+    ) -> Explained:
         """One forward and backward pass: the values, and their gradient at the images, by a ReLU rule if one is given.
 
-        The gradient has the images' device and type.
+        The gradient has the images' device and type. Where an ``entrance`` adds it up over several passes, only what
+        it leaves out is here.
         """
-        with network.trace(self.layers, gradients=True, relu_rule=relu_rule) as trace:
+        with network.trace(self.layers, gradients=True, relu_rule=relu_rule, entrance=entrance) as trace:
             output = trace.run(batch.tensor, stop=not self.needs_output)
             chosen = self.fixed(self.choose(network, trace, output, batch))
             values, labels = chosen.values(network, trace, output, batch)

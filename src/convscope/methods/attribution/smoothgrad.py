@@ -11,6 +11,7 @@ from convscope.methods.attribution.attribution import AXES, Attributed, Attribut
 from convscope.methods.attribution.seed import changed
 from convscope.methods.backward import images_per_pass
 from convscope.methods.base import parameter
+from convscope.trace import Entrance
 
 if TYPE_CHECKING:
     from convscope.methods.attribution.seed import BoundSeed
@@ -62,6 +63,8 @@ class Smoothgrad(Attribution):
         images = batch.tensor
         spread = (self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3))))[:, None, None, None, None]
         total = torch.zeros_like(images, dtype=torch.promote_types(images.dtype, torch.float32))
+        # Squares don't add up before they are taken, so these have to go back to the pixels each time.
+        entrance = Entrance()
         generator = torch.Generator().manual_seed(self.noise_seed)
         at_once = 1 if bound.whole_batch else max(1, images_per_pass(network) // len(batch))
         done = 0
@@ -71,10 +74,14 @@ class Smoothgrad(Attribution):
             # Drawn in float32 on the CPU, one copy after the other: the same on every device, however many at a time.
             noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for _ in range(count)])
             noisy = (images[:, None] + spread * noise.to(images)).flatten(0, 1)
-            gradient = fixed.repeated(count).differentiate(network, changed(batch, noisy)).gradient
+            entrance.weights = torch.full((count,), 1.0).to(images)
+            there = changed(batch, noisy)
+            found = fixed.repeated(count).differentiate(network, there, entrance=None if self.squared else entrance)
+            gradient = found.gradient
             gradient = gradient.unflatten(0, (len(images), count))
             total += (gradient.square() if self.squared else gradient).sum(dim=1)
             done += count
+        total += entrance.to_pixels(images)
         told(done, self.samples)
         return Attributed(
             (total / self.samples).to("cpu", torch.float32),
