@@ -270,7 +270,7 @@ def test_the_class_map_of_occlusion_names_its_classes() -> None:
     assert "class 0!" in text
     assert "3 other classes" in text
     assert "most probable class" in text
-    assert any("without it 1.00" in each for each in text)
+    assert any("without 1.00" in each for each in text)
 
 
 def test_the_badge_and_the_sentences_are_there() -> None:
@@ -318,8 +318,8 @@ def test_what_does_not_fit_into_a_picture_is_said(monkeypatch: pytest.MonkeyPatc
 
 
 def test_pictures_fit_their_tiles() -> None:
-    assert Fit.of(13, 13, 100) == Fit(7, 1)
-    assert Fit.of(500, 400, 100) == Fit(1, 5)
+    assert Fit.of(13, 13, side=100) == Fit(7, 1)
+    assert Fit.of(500, 400, side=100) == Fit(1, 5)
     assert fitted(np.full((4, 2, 3), 9, np.uint8), 8, Style()).shape == (8, 8, 3)
     assert in_color(np.zeros((2, 2, 4), np.uint8)).tolist() == [[[255] * 3] * 2] * 2, "transparent is white"
     assert in_color(np.full((1, 1, 6), 7, np.uint8)).tolist() == [[[7, 7, 7]]]

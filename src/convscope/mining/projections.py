@@ -11,7 +11,7 @@ import torch
 from convscope.errors import BadImage, ConvscopeError, Refused, UnknownName
 from convscope.images.thumbnails import in_color
 from convscope.methods.backward import mini_batch_size
-from convscope.methods.base import parameter
+from convscope.methods.base import method_class, parameter
 from convscope.methods.ranges import check_size
 from convscope.mining.from_study import FromStudy
 from convscope.mining.patches import NEUTRAL, window_of
@@ -72,7 +72,7 @@ class Projections(FromStudy):
         "P[u, r] = ∂a[u, p] / ∂image through the ReLU rule, at the place p of u's maximum on its image of rank r"
     )
     caveat: ClassVar[str] = (
-        "It sharpens whatever edges are in the patch, and by deconvnet or guided backpropagation other units look nearly "
+        "It sharpens whatever edges are in the patch, and by deconvnet or guided backpropagation other units look much "
         "the same: what is drawn was seen, but need not be why the unit answers."
     )
     long: ClassVar[bool] = True
@@ -92,6 +92,10 @@ class Projections(FromStudy):
         run = _Run(network, pictures, layer, chosen, self.rule, arrays)
         run.project()
         return self._view(target, run)
+
+    def refusal(self, network: Network, target: Target) -> ConvscopeError | None:
+        """What the attribution method of that rule refuses."""
+        return None if self.rule == "gradient" else method_class(self.rule).make({}).refusal(network, target)
 
     def _channels(self, target: Target, layer: Layer) -> list[int]:
         if target.channel is None:
@@ -274,9 +278,10 @@ class _Run:
                 f"{wrong:,} of {apart.size:,} neurons don't have the value that was mined, by up to {apart.max():.3g}: "
                 "the network computes otherwise here, on another device or in another precision"
             )
-        projection = self.arrays["projection"]
-        drawn = int(np.isfinite(reached).sum())
-        empty = drawn - int(projection.any(axis=(2, 3, 4))[np.isfinite(reached)].sum())
+        there = np.isfinite(reached)
+        drawn = int(there.sum())
+        full = np.asarray((self.arrays["projection"] != 0).any(axis=(2, 3, 4)))
+        empty = drawn - int(full[there].sum())
         if empty:
             found.append(f"{empty:,} of {drawn:,} projections are exactly zero: nothing passes back through the ReLUs")
         lost = int((self.arrays["image"] >= 0).sum()) - drawn

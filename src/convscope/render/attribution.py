@@ -121,8 +121,7 @@ class _Extra:
 
     def __init__(self, view: View, name: str, shown: int, style: Style) -> None:
         self.name, self.range = name, true_range(view.meta, name, view[name])
-        whole = f"{name}_whole"
-        self.whole = view[whole] if whole in view.arrays else None
+        self.whole = view.arrays.get(f"{name}_whole")
         self.fit = Fit.of(*view[name].shape[1:])
         self.values = self.fit.values(view[name][:shown])
         signed = (self.range["minimum"] or 0) < 0
@@ -134,15 +133,10 @@ class _Extra:
     def tile(self, image: int, style: Style) -> Figure:
         colors = self.drawn.colors(self.values[image], image, style)
         title = _TITLES.get(self.name, self.name.replace("_", " "))
-        return tile(enlarge(colors, self.fit.factor), title, [] if self.whole is None else [self.about(image)])
-
-    def about(self, image: int) -> str:
-        """The same number without any square."""
-        return (
-            f"by the square's place; without it {format_number(float(self.whole[image]))}"
-            if self.whole is not None
-            else ""
+        under = (
+            [] if self.whole is None else [f"with a square there; without {format_number(float(self.whole[image]))}"]
         )
+        return tile(enlarge(colors, self.fit.factor), title, under)
 
     def legend(self, style: Style) -> Figure:
         title = line(_TITLES.get(self.name, self.name.replace("_", " ")), SMALL, "ink", strong=True)

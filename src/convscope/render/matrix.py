@@ -42,7 +42,7 @@ def attribution_matrix(view: View, style: Style) -> Figure:
 
 
 def _fit(view: View) -> Fit:
-    return Fit.of(*view["map"].shape[3:], SIDE)
+    return Fit.of(*view["map"].shape[3:], side=SIDE)
 
 
 def _head(view: View, image: int) -> Figure:

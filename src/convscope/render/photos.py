@@ -51,7 +51,7 @@ class Fit:
     reduction: int
 
     @classmethod
-    def of(cls, rows: int, columns: int, side: int = SIDE) -> Fit:
+    def of(cls, rows: int, columns: int, *, side: int = SIDE) -> Fit:
         """Enlarged by whole numbers to at most ``side``; reduced where they are half as large again."""
         longest = max(rows, columns, 1)
         return cls(max(1, side // longest), 1 if longest <= 1.5 * side else math.ceil(longest / side))

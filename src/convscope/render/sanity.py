@@ -20,8 +20,20 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 6
 SIDE = 124
-_CURVES: dict[str, Tone | Rgb] = {"map": "ink", "random": HUES[6], "center": HUES[4], "edges": HUES[0]}
-_NAMES = {"map": "the map", "random": "a random order", "center": "a blob in the center", "edges": "an edge detector"}
+_CURVES: dict[str, Tone | Rgb] = {
+    "map": "ink",
+    "random": HUES[6],
+    "center": HUES[4],
+    "edges": HUES[0],
+    "moved": HUES[2],
+}
+_NAMES = {
+    "map": "the map",
+    "random": "a random order",
+    "center": "a blob in the center",
+    "edges": "an edge detector",
+    "moved": "the map moved elsewhere",
+}
 _LEVELS: dict[str, Tone | Rgb] = {"good": HUES[2], "neutral": "quiet", "doubt": "alarm"}
 
 
@@ -59,7 +71,7 @@ def _words(view: View) -> Figure:
 
 def _maps(values: Array, signed: bool, style: Style) -> list[Array]:
     """Maps ``[map, row, column]`` as pictures, each on its own scale: only their shapes are compared."""
-    fit = Fit.of(*values.shape[1:], SIDE)
+    fit = Fit.of(*values.shape[1:], side=SIDE)
     small = fit.values(values)
     drawn = Drawn.of(small, signed, style, own=True)
     return [enlarge(drawn.colors(each, place, style), fit.factor) for place, each in enumerate(small)]
@@ -69,15 +81,15 @@ def _stages(view: View, image: int, style: Style) -> Figure:
     """The picture, the map, and the map of each stage with its similarity to the first."""
     stages = [str(each) for each in view.meta.get("stages") or []]
     picture = in_color(view["picture"][image])
-    tiles = [tile(Fit.of(*picture.shape[:2], SIDE).picture(picture), "image", ["", "", ""])]
+    tiles = [tile(Fit.of(*picture.shape[:2], side=SIDE).picture(picture), "image", ["", "", ""])]
     for stage, colors in enumerate(_maps(view["randomized"][:, image], _signed(view), style)):
         name = stages[stage] if stage < len(stages) else f"stage {stage}"
         if not stage:
             tiles.append(tile(colors, "the map", ["of the network", "as it is", ""]))
             continue
         under = [f"ranks {_similar(view, 'spearman', stage, image)}", f"SSIM {_similar(view, 'ssim', stage, image)}"]
-        title = "random from" if stage > 1 else "random alone"
-        tiles.append(tile(colors, title, [name.removesuffix(" and later"), *under]))
+        kind = "random from" if stage > 1 else "random alone"
+        tiles.append(tile(colors, kind, [name.removesuffix(" and later"), *under]))
     title = line("weights forgotten, from the last layer down: a map that stays doesn't show them", SMALL, "quiet")
     return above([title, wrapped(tiles, WIDTH, gap=10)], gap=4)
 
