@@ -155,6 +155,50 @@ def test_a_network_that_forgot_everything_still_answers_and_the_original_never_n
     assert not storages & {each.data_ptr() for each in copied.module.parameters()}
 
 
+class Frozen(nn.Module):
+    """As torchvision's: gain, shift and statistics are buffers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, value in (("weight", 3.0), ("bias", 1.0), ("running_mean", 2.0), ("running_var", 1e-8)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, images):
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        return images * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+def test_statistics_alone_are_forgotten_too_but_not_those_that_prepare_the_image():
+    module = nn.Sequential(
+        *(nn.BatchNorm2d(1, affine=False), nn.Conv2d(1, 4, 3), Frozen(4), nn.ReLU()),
+        *(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU()),
+    ).eval()
+    module[5].running_var.fill_(7.0)
+    module[0].running_mean.fill_(0.25)
+    network = Network.from_module(module, image_size=8)
+    stages = cascade(network, relevant(network, "unit:6:1"), 5)
+    assert [each.paths for each in stages] == [("4", "5"), ("1", "2")]
+    for stage in stages:
+        forget(module, stage.paths, seed=0)
+    assert torch.equal(module[5].running_var, torch.ones(4))
+    assert torch.equal(module[2].running_var, torch.ones(4))
+    assert torch.equal(module[2].weight, torch.ones(4))
+    assert not module[2].bias.any()
+    assert module[0].running_mean.tolist() == [0.25]
+
+
+def test_a_parametrized_weight_is_forgotten_with_its_bias():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)))
+    network = Network.from_module(module, image_size=8)
+    stages = cascade(network, relevant(network, "unit:1:0"), 5)
+    assert [each.paths for each in stages] == [("1",), ("0",)]
+    copied = copy_of(module)
+    forget(copied, ["1"], seed=0)
+    assert not torch.equal(copied[1].weight, module[1].weight)
+    assert not copied[1].bias.any()
+    assert torch.equal(copied[0].weight, module[0].weight)
+
+
 def test_deep_networks_keep_their_scale():
     # With trained statistics kept, one channel of tiny variance would multiply everything by 300 in each layer.
     layers = []

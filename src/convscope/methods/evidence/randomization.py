@@ -119,22 +119,43 @@ def cascade(network: Network, relevant: Sequence[str] | None, stages: int) -> tu
 
 
 def _owners(network: Network, relevant: Sequence[str] | None) -> list[tuple[str, bool]]:
-    """Modules with parameters of their own, by the call they first take part in, and whether they hold a kernel."""
+    """Modules that learned something of their own, by the call they first take part in, and whether it is a kernel.
+
+    A normalization that learned nothing but its statistics counts, too; not before the first kernel, where it prepares
+    the image.
+    """
+    wanted = None if relevant is None else frozenset(relevant)
     first: dict[str, int] = {}
     for layer in network.layers:
         first.setdefault(re.sub(r"@\d+$", "", layer.path), layer.index)
-    wanted = None if relevant is None else set(relevant)
     found: list[tuple[int, int, str, bool]] = []
+    statistics: list[tuple[int, int, str, bool]] = []
     for number, (path, module) in enumerate(network.module.named_modules()):
-        own = [
-            (name, each)
-            for name, each in module.named_parameters(recurse=False)
-            if each.is_floating_point() and (wanted is None or f"{path}.{name}".lstrip(".") in wanted)
-        ]
-        if own:
-            kernel = not isinstance(module, _NORMALIZATIONS) and any(each.dim() > 1 for _, each in own)
-            found.append((_position(path, first), number, path, kernel))
-    return [(path, kernel) for _, _, path, kernel in sorted(found)]
+        own = {f"{path}.{name}".lstrip("."): each for name, each in _own_parameters(path, module).items()}
+        place = (_position(path, first), number, path)
+        if any(wanted is None or name in wanted for name in own):
+            kernel = not isinstance(module, _NORMALIZATIONS) and any(each.dim() > 1 for each in own.values())
+            found.append((*place, kernel))
+        elif not own and _normalizes(module):
+            statistics.append((*place, False))
+    learned = [place for place in found if place[3]]
+    after = [place for place in statistics if learned and place > min(learned)]
+    return [(path, kernel) for _, _, path, kernel in sorted([*found, *after])]
+
+
+def _own_parameters(path: str, module: nn.Module) -> dict[str, nn.Parameter]:
+    """A module's floating parameters, and those that its parametrized ones are computed from."""
+    if ".parametrizations." in f".{path}.":
+        return {}  # they belong to the module whose weight they make
+    named = dict(module.named_parameters(recurse=False))
+    made_of = getattr(module, "parametrizations", None)
+    if isinstance(made_of, nn.Module):
+        named |= {f"parametrizations.{name}": each for name, each in made_of.named_parameters()}
+    return {name: each for name, each in named.items() if each.is_floating_point()}
+
+
+def _normalizes(module: nn.Module) -> bool:
+    return isinstance(module, _NORMALIZATIONS) or isinstance(getattr(module, "running_var", None), Tensor)
 
 
 def _position(path: str, first: dict[str, int]) -> int:
@@ -158,16 +179,25 @@ def forget(module: nn.Module, paths: Sequence[str], seed: int) -> None:
     """
     for path in paths:
         part = module.get_submodule(path)
-        if isinstance(part, _NORMALIZATIONS):
-            part.reset_parameters()
+        if _normalizes(part):
+            _reset(part)
             continue
-        parameters = dict(part.named_parameters(recurse=False))
+        parameters = _own_parameters(path, part)
         kernel = any(each.dim() > 1 for each in parameters.values())
         for name, parameter in parameters.items():
-            if parameter.is_floating_point():
-                generator = torch.Generator().manual_seed(_number(f"{seed} {path}.{name}"))
-                with torch.no_grad():
-                    parameter.copy_(_forgotten(parameter, name, kernel, generator))
+            generator = torch.Generator().manual_seed(_number(f"{seed} {path}.{name}"))
+            with torch.no_grad():
+                # Not through the module: a parametrization's own tensors are written, whatever it makes of them.
+                parameter.copy_(_forgotten(parameter, name, kernel, generator))
+
+
+def _reset(normalization: nn.Module) -> None:
+    """A normalization as before training, also one (frozen) whose gain and shift are no parameters."""
+    for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+        tensor = getattr(normalization, name, None)
+        if isinstance(tensor, Tensor):
+            with torch.no_grad():
+                tensor.fill_(value)
 
 
 def _forgotten(parameter: Tensor, name: str, beside_kernel: bool, generator: torch.Generator) -> Tensor:
