@@ -182,6 +182,10 @@ class Jobs:
             self._dismiss(job, waiter)
         return bool(found)
 
+    def is_open(self, key: str) -> bool:
+        """Whether a job with this key waits or is under way."""
+        return key in self._open
+
     def told(self, name: str) -> tuple[JobEvent, ConvscopeError | None] | None:
         """What a job of this name has come to, and why it failed; None for one that never was, or was long ago."""
         under_way = self._under_way(name)

@@ -80,7 +80,8 @@ async def get_view(
     """A View as safetensors bytes. Any other query parameter is a parameter of the method.
 
     A method that takes long is computed without holding the connection where the client prefers that: the answer is
-    its job then, which is cancelled when the page that asked has stopped listening to /api/events.
+    its job then, which is cancelled when the page that asked has stopped listening to /api/events. Where only what is
+    cached is wanted too, that joins work under way, but begins none.
     """
     session = session_of(request)
     question = await session.ask(method, target, image_ids(images), method_parameters(request.query_params))
@@ -90,9 +91,11 @@ async def get_view(
     job, page = x_convscope_job or uuid.uuid4().hex, x_convscope_page or ""
     blob = await session.known(question)
     if blob is None:
-        if "only-if-cached" in _words(cache_control):
+        waits = not (question.method.long and "respond-async" in _words(prefer))
+        under_way = session.jobs.is_open(question.recipe.key)
+        if "only-if-cached" in _words(cache_control) and (waits or not under_way):
             return Response(status_code=204)
-        if question.method.long and "respond-async" in _words(prefer):
+        if not waits:
             event = await session.begin(question, job, page)
             return typed(answers.job_answer(event), status=202)
         blob = await while_connected(request, session.computed(question, job, page))

@@ -9,6 +9,7 @@ import pytest
 
 from convscope.errors import Cancelled, Refused
 from convscope.progress import report
+from convscope.server import jobs as jobs_module
 from convscope.server.events import JobEvent, Subscription
 from convscope.server.jobs import SUBSCRIBER_LIMIT, Busy, Jobs
 
@@ -326,6 +327,64 @@ def test_work_aside_gives_way_between_its_steps():
             end.set()
             assert await long > 5
         assert not floor.crowded
+
+    asyncio.run(scenario())
+
+
+def test_long_work_goes_before_mining_and_views_before_both():
+    async def scenario():
+        floor, end = Floor(), threading.Event()
+
+        def long(number):
+            for step in range(20):
+                with floor.held(number):
+                    pass
+                report(step, 20, "long")
+            return number
+
+        def view():
+            with floor.held("view"):
+                return "view"
+
+        async with running() as jobs:
+            mining = asyncio.create_task(jobs.run_aside("mine", aside(floor, end), "m"))
+            await settle(lambda: len(floor.order) > 3)
+            works = [
+                asyncio.create_task(jobs.run_long(f"l{n}", lambda n=n: long(n), f"l{n}", f"{n}")) for n in range(2)
+            ]
+            await settle(lambda: len(set(floor.order)) > 1)
+            began = len(floor.order)
+            assert await jobs.run("view", view, "v") == "view"
+            assert await asyncio.gather(*works) == [0, 1]
+            during = floor.order[began:]
+            during = during[: len(during) - during[::-1].index(1) if 1 in during else None]
+            assert "aside" not in during, "mining waits for all of it"
+            assert during.index("view") <= 2
+            seen = len(floor.order)
+            await settle(lambda: len(floor.order) > seen + 2)
+            assert floor.order[-1] == "aside"
+            end.set()
+            await mining
+        assert not floor.crowded
+
+    asyncio.run(scenario())
+
+
+def test_what_a_job_came_to_is_remembered_for_a_while(monkeypatch):
+    async def scenario():
+        monkeypatch.setattr(jobs_module, "REMEMBERED", 3)
+        async with running() as jobs:
+            for number in range(5):
+                await jobs.run(f"k{number}", lambda: 1, f"j{number}")
+            with pytest.raises(Refused):
+                await jobs.run("no", lambda: (_ for _ in ()).throw(Refused("no", next_step="ask else")), "refused")
+            assert jobs.told("j0") is None
+            event, error = jobs.told("j4")
+            assert (event.state, error) == ("done", None)
+            event, error = jobs.told("refused")
+            assert (event.state, error.what, error.next_step) == ("failed", "no", "ask else")
+            assert error.__traceback__ is None, "it would keep the work's memory"
+            assert jobs.preview("j4") is None
 
     asyncio.run(scenario())
 

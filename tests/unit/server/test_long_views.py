@@ -94,6 +94,22 @@ def test_only_if_cached_begins_nothing(client, long):
         assert client.get(path, headers={"cache-control": "no-cache, only-if-cached"}).content == found
 
 
+def test_a_page_that_was_loaded_again_joins_what_is_under_way_and_begins_nothing(client, long):
+    joining = {**AWAY, "cache-control": "only-if-cached", "x-convscope-job": "reloaded"}
+    assert client.get(LONG, headers=joining).status_code == 204
+    begin(client)
+    answer = client.get(LONG, headers=joining)
+    assert answer.status_code == 202
+    assert answer.json()["id"] == "reloaded"
+    assert client.get(LONG, headers={"cache-control": "only-if-cached"}).status_code == 204, "this one doesn't wait"
+    client.delete("/api/jobs/mine")
+    assert state(client, "reloaded") == "running"
+    long.gate.set()
+    until(lambda: state(client, "reloaded") == "done")
+    assert client.get(LONG, headers=joining).status_code == 200
+    assert long.log.count("end 100000") == 1
+
+
 def test_quick_views_go_first_and_the_network_is_one_threads_at_a_time(client, long):
     begin(client)
     until(lambda: len(long.log) > 3)

@@ -945,7 +945,8 @@ export interface paths {
          * @description A View as safetensors bytes. Any other query parameter is a parameter of the method.
          *
          *     A method that takes long is computed without holding the connection where the client prefers that: the answer is
-         *     its job then, which is cancelled when the page that asked has stopped listening to /api/events.
+         *     its job then, which is cancelled when the page that asked has stopped listening to /api/events. Where only what is
+         *     cached is wanted too, that joins work under way, but begins none.
          */
         get: operations["getView"];
         put?: never;
