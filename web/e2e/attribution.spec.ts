@@ -57,7 +57,7 @@ test("every map's pixels are its View's numbers, and one mark stands in all of t
   const wanted = new Uint32Array(side * side);
   paintOverlayPixels({ data: wanted, width: side }, { left: 0, top: 0, width: side, height: side }, { mode: "over", photo: found.photo, map: found.map, scale, palette: palette(scale.sign, "orange-blue", "light"), theme: "light" });
   const canvas = cell(page, "gradient", "score:2").locator("canvas").first();
-  await expect.poll(() => canvas.getAttribute("data-painted")).toBe("gradient|score:2|3");
+  await expect.poll(() => canvas.getAttribute("data-drawn")).toBe("gradient|score:2|3");
   const shown = await canvas.evaluate((element: HTMLCanvasElement) => [...new Uint32Array(element.getContext("2d")!.getImageData(0, 0, element.width, element.height).data.buffer)]);
   expect(shown).toEqual([...wanted]);
 
@@ -114,7 +114,7 @@ test("what isn't class-sensitive says so, what takes long waits, what can't be i
   await open(page, server, "unit=edges:2&folded=kernel~map~step~statistics~classes");
   await expect(page.locator('[data-refused="deconvnet"]')).toContainText("ReLU");
   await page.getByRole("radio", { name: "gradient", exact: true }).click();
-  await expect(page.locator('[data-section="projections"] canvas[data-painted^="gradient|edges:2"]')).toBeVisible();
+  await expect(page.locator('[data-section="projections"] canvas[data-drawn^="gradient|edges:2"]')).toBeVisible();
 });
 
 test("a unit: patches and their projections, an optimized image beside natural ones", async ({ explorer: page, server }) => {

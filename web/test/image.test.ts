@@ -38,7 +38,7 @@ const view = (kind: string, arrays: Record<string, NamedArray>, meta: Record<str
 });
 
 const method = (name: string, ...parameters: string[]) =>
-  ({ name, title: name, class_sensitive: null, long: name === "smoothgrad", parameters: parameters.map((each) => ({ name: each })) }) as unknown as Session["methods"][number];
+  ({ name, title: name, target: name === "weights" ? "layer" : "objective", class_sensitive: null, long: name === "smoothgrad", parameters: parameters.map((each) => ({ name: each })) }) as unknown as Session["methods"][number];
 
 describe("the matrix", () => {
   test("shows attribution methods, quick ones first, and those that are missing with the reason", () => {

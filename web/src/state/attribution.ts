@@ -41,7 +41,7 @@ const names = (description: MethodDescription): ReadonlySet<string> => new Set(d
 /** Attribution methods are those that differentiate any objective and say how channels become one map. */
 export function isAttribution(description: MethodDescription): boolean {
   const known = names(description);
-  return (ORDER as readonly string[]).includes(description.name) || (known.has("objective") && known.has("reduce") && !known.has("of"));
+  return (ORDER as readonly string[]).includes(description.name) || (description.target === "objective" && known.has("reduce") && !known.has("of"));
 }
 
 export function matrixMethods(session: Pick<Session, "methods" | "unavailable"> | null): MatrixMethod[] {
@@ -63,6 +63,9 @@ export function matrixMethods(session: Pick<Session, "methods" | "unavailable"> 
 export function columnsOf(asked: readonly string[], top: readonly number[]): string[] {
   return asked.length ? [...asked] : top.slice(0, USUAL_CLASSES).map((number) => `score:${number}`);
 }
+
+/** What can be compared on one scale: scores with scores, not with a loss or a unit's value. */
+export const kindOf = (column: string): string => column.split(":")[0];
 
 /** The class of a column; null for the loss, the unit, and "the top class". */
 export function classOf(column: string): number | null {

@@ -9,7 +9,9 @@ import {
   cellKey,
   cellRequest,
   checkRequest,
+  classOf,
   columnsOf,
+  kindOf,
   mapScale,
   matrixMethods,
   readMap,
@@ -98,6 +100,15 @@ export class MatrixState {
 
   checkRequest(method: string, column: string): ViewRequest | null {
     return this.asked && checkRequest(method, column, this.asked);
+  }
+
+  /** All of it in one picture, to be saved: the methods that are shown, and the classes that are asked about. */
+  get wholeRequest(): ViewRequest | null {
+    const { image, session } = this.explorer;
+    const classes = this.columns.map(classOf).filter((each) => each !== null);
+    const methods = this.rows.filter((row) => !row.refused && !row.waiting).map((row) => row.method.name);
+    if (!image || !classes.length || !methods.length || !session?.methods.some((each) => each.name === "attribution_matrix")) return null;
+    return { method: "attribution_matrix", images: [image.id], parameters: { methods: methods.join(","), classes: classes.join(",") } };
   }
 
   cell(method: string, column: string): Resource | null {
@@ -235,12 +246,12 @@ export class MatrixState {
   /** Without the strongest half percent unless someone wants the whole range: maps of pixels have a few that outshine all. */
   readonly clip = $derived.by(() => !this.explorer.page.whole);
 
-  /** The scale of one cell: its own, or that of its row. */
+  /** The scale of one cell: its own, or that of its row's questions of the same kind. */
   scaleOf(method: string, column: string): Scale | null {
     const view = this.cell(method, column)?.view;
     if (!view) return null;
     if (this.explorer.page.mapScale === "own") return this.ownScale(view);
-    const scales = this.columns.flatMap((each) => {
+    const scales = this.columns.filter((each) => kindOf(each) === kindOf(column)).flatMap((each) => {
       const current = this.cell(method, each)?.current;
       const scale = current && this.ownScale(current);
       return scale ? [scale] : [];

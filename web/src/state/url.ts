@@ -97,7 +97,7 @@ export interface PageState {
   mapScale: "row" | "own";
   /** The scale covers the strongest half percent of a map too. */
   whole: boolean;
-  /** CSS pixels of a map in the matrix. */
+  /** CSS pixels of a map in the matrix; 0: as large as lets all columns fit. */
   cell: number;
   /** "method|objective" of the chosen map, whether it has the page for itself, and those whose checks are shown. */
   chosen: string;
@@ -162,7 +162,7 @@ export const DEFAULTS: Readonly<PageState> = {
   overlay: "over",
   mapScale: "row",
   whole: false,
-  cell: 152,
+  cell: 0,
   chosen: "",
   large: false,
   checked: [],

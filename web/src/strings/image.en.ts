@@ -19,6 +19,7 @@ export const image = {
   // Matrix
   "image.matrix": "Attribution of {name}: methods in rows, questions in columns",
   "image.method": "Method",
+  "what.attribution_matrix": "Several methods asked about the same image and the same classes, beside each other. Where they agree they may still be wrong together; where they don't, at least one misleads.",
   "image.cell": "{method}: {column}",
   "image.cellTitle": "The chosen map",
   "image.cellSize": "Size of a map",
@@ -33,7 +34,8 @@ export const image = {
   "image.scale": "Scale of the maps",
   "image.scale.row": "scale per method",
   "image.scale.own": "per map",
-  "image.scaleTitle.row": "One scale for all maps of a method: they can be compared",
+  "image.scaleTitle.row": "One scale for all maps of a method that answer the same kind of question: they can be compared",
+  "image.limitTitle": "Where the scale of this map ends",
   "image.scaleTitle.own": "Each map on its own scale: weak ones show their shape",
   "image.clipTitle": "The scale ends where 99.5 % of a map's values do; what lies beyond has the last color",
   "image.column.loss": "loss",
@@ -105,6 +107,7 @@ export const image = {
   "check.curve.random": "random",
   "check.curve.center": "center",
   "check.curve.edges": "edges",
+  "check.curve.moved": "this map, moved",
   "check.sensitivity": "Under another choice",
   "check.sensitivityWhat": "The same map with another random seed, baseline or fill. The number is the rank correlation with the map itself.",
 
