@@ -9,6 +9,7 @@ from references import double
 from convscope.errors import ConvscopeError, Refused, UnknownName
 from convscope.methods.attribution.grad_cam import VARIANTS, GradCam
 from convscope.methods.base import Target
+from convscope.network.network import Network
 from convscope.testing import tiny_network
 
 
@@ -130,3 +131,32 @@ def test_an_empty_map_may_mean_that_all_speaks_against():
     against = network.view("grad_cam", "", ramp, objective="score:1", rectify=False)
     assert (against["map"] < 0).all()
     assert against.meta["warnings"] == []
+
+
+def test_each_value_at_the_center_of_its_receptive_field():
+    # 3 × 3 windows without padding: 7 × 5 values of a 9 × 7 image have their centers at rows and columns 1, 2, 3, …
+    network, batch = double(tiny_network("edges"), generic=True)
+    view = network.view("grad_cam", "relu", batch, objective="score:0", placement="centers")
+    assert np.allclose(view["map"][:, 1:8, 1:6], view["coarse"], atol=1e-6)
+    assert np.allclose(view["map"][:, 0], view["map"][:, 1])
+    assert np.allclose(view["map"][:, :, 6], view["map"][:, :, 5])
+
+
+def test_between_centers_it_is_linear():
+    # Stride 2, 3 × 3, padding 1: centers at 0, 2, 4, … pixels.
+    network, batch = double(tiny_network("in_place"), generic=True)
+    view = network.view("grad_cam", "relu", batch, objective="score:0", placement="centers")
+    coarse = view["coarse"]
+    assert np.allclose(view["map"][:, 0:7:2, 0:11:2], coarse, atol=1e-6)
+    assert np.allclose(view["map"][:, 1:6:2, 0:11:2], (coarse[:, :-1] + coarse[:, 1:]) / 2, atol=1e-6)
+    assert np.allclose(view["map"][:, 7, 0:11:2], coarse[:, 3], atol=1e-6)
+
+
+def test_where_the_centers_are_not_known_they_are_not_made_up():
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(3), torch.nn.Flatten(), torch.nn.Linear(18, 2)
+    )
+    network = Network.from_module(module, image_size=(9, 7))
+    with pytest.raises(Refused, match="evenly spaced"):
+        network.view("grad_cam", "1", torch.randn(1, 1, 9, 7), placement="centers")
+    network.view("grad_cam", "1", torch.randn(1, 1, 9, 7))

@@ -37,12 +37,13 @@ class GradCam(Attribution):
     unit to be explained: then the maps are those of ``layer``.
 
     Arrays: ``coarse`` [image, row, column], the weighted sum at the layer's own resolution, in objective; ``map``
-    [image, row, column] and ``attribution`` [image, channel, row, column] (one channel), the same, bilinearly stretched
-    over the image; ``weight`` [image, unit], each map's weight (``grad_cam`` only); ``picture``
+    [image, row, column] and ``attribution`` [image, channel, row, column] (one channel), the same, bilinearly laid over
+    the image; ``weight`` [image, unit], each map's weight (``grad_cam`` only); ``picture``
     [image, row, column, color]. With ``rectify``, as published, what speaks against the objective is cut off.
 
     Misleads when: it is taken for exact. A value of the layer stands for its whole receptive field, which is often
-    most of the image, and stretching the maps over the image is only roughly where they look. ``grad_cam`` averages
+    most of the image, and stretching the maps over the image is only roughly where they look (``placement="centers"``
+    puts each where its receptive field has its center). ``grad_cam`` averages
     the gradient, so it may point at places that the objective doesn't use; only ``hires_cam`` can't, where nothing but
     linear layers and pooling follow. Rectified, it hides what speaks against, so an empty map may mean much evidence
     against and none for.
@@ -67,6 +68,12 @@ class GradCam(Attribution):
         choices=VARIANTS,
     )
     layer: str = parameter("", "whose maps are added up; empty chooses the last maps that everything passes through")
+    placement: str = parameter(
+        "stretched",
+        "how the layer's values lie over the image: stretched (over all of it, as published) or centers (each at the "
+        "center of its receptive field)",
+        choices=("stretched", "centers"),
+    )
     rectify: bool = parameter(True, "cut off what speaks against the objective, as published; otherwise keep the sign")
 
     def resolve(self, network: Network, target: str | Unit = "") -> Target:
@@ -125,13 +132,17 @@ class GradCam(Attribution):
         coarse = self._weighed(maps, gradient, weight)
         if self.rectify:
             coarse = coarse.clamp(min=0)
-        stretched = F.interpolate(coarse[:, None], size=network.image_size, mode="bilinear", align_corners=False)
+        size = network.image_size
+        if self.placement == "centers":
+            over_image = at_centers(coarse, layer, size)
+        else:
+            over_image = F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         extra: dict[str, Array] = {"coarse": to_array(coarse)}
         if self.variant == "grad_cam":
             extra["weight"] = to_array(weight)
         told(1, 1)
         return Attributed(
-            stretched.to("cpu", torch.float32),
+            over_image[:, None].to("cpu", torch.float32),
             each_image(values, len(batch)),
             labels,
             extra,
@@ -181,10 +192,31 @@ class GradCam(Attribution):
         return f"where the maps speak {sign} {bound.caption}{way[self.variant]}{where}"
 
 
+def at_centers(coarse: torch.Tensor, layer: Layer, size: tuple[int, int]) -> torch.Tensor:
+    """A layer's ``[image, row, column]`` as pixels of an image: each value at the center of its receptive field, linear
+    in between, and the outermost values on to the border.
+
+    Raises :class:`Refused` where the layer's receptive fields aren't evenly spaced.
+    """
+    field = layer.receptive_field
+    weights = []
+    for extent, count, pixels in zip((field.rows, field.columns), coarse.shape[1:], size, strict=True):
+        if extent is None or not field.exact or (extent.stride is None and count > 1):
+            raise Refused(
+                f"the receptive fields of {layer.address} aren't at known, evenly spaced places",
+                next_step="use placement=stretched, or another layer",
+            )
+        first = extent.offset + (extent.size - 1) / 2
+        at = ((torch.arange(pixels, dtype=torch.float64) - first) / (extent.stride or 1.0)).clamp(0, count - 1)
+        # A hat over each center: 1 there, 0 at its neighbors'.
+        weights.append((1 - (at[:, None] - torch.arange(count)).abs()).clamp(min=0).to(coarse))
+    return torch.einsum("irc,Rr,Cc->iRC", coarse, *weights)
+
+
 def _with_maps(layer: Layer) -> Layer:
     if layer.opaque:
         raise Refused(f"{layer.address} has no maps: {layer.opaque}", next_step="choose a layer before or after it")
     return layer
 
 
-__all__ = ["VARIANTS", "GradCam"]
+__all__ = ["VARIANTS", "GradCam", "at_centers"]
