@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -128,6 +129,21 @@ def test_no_question_makes_the_server_stumble(client, method, target, images, qu
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         assert set(answer.json()["error"]) == {"what", "where", "next_step", "kind"}
+
+
+@relaxed
+@given(
+    target=addresses,
+    name=st.one_of(st.from_regex(r"[a-z0-9-]{1,70}", fullmatch=True), st.text(max_size=9)),
+    after=words,
+)
+def test_nothing_about_methods_and_jobs_makes_the_server_stumble(client, target, name, after):
+    answer = client.get("/api/methods", params={"target": target})
+    assert answer.status_code < 500, answer.text
+    if answer.status_code == 200:
+        assert [each["name"] for each in answer.json()["methods"]] == list(METHODS)
+    for path in (f"/api/jobs/{quote(name, safe='')}", f"/api/jobs/{quote(name, safe='')}/preview"):
+        assert client.get(path, params={"after": after, "opening": after}).status_code < 500
 
 
 @relaxed
