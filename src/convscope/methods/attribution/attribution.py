@@ -69,6 +69,8 @@ class Attribution(Method):
     needs: ClassVar = ("images",)
     class_sensitive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
+    # Extra arrays that are hardly more than rounding where all is well, and so change with the size of a mini-batch.
+    rounding: ClassVar[tuple[str, ...]] = ()
 
     objective: ObjectiveLike = parameter("score", HELP)  # noqa: RUF009 - parameter() is a field()
     seed: str = parameter("maximum", SEED_HELP, choices=SEEDS)
@@ -149,6 +151,7 @@ class Attribution(Method):
             "signed": self.signed_map(),
             "signed_attribution": self.signed_values(),
             "reduce": self.reduce,
+            **({"relative_to_batch": list(self.rounding)} if self.rounding else {}),
             "badge": "" if self.class_sensitive else NOT_CLASS_SENSITIVE,
             "facts": dict(parts[0].facts),
             "label_names": [network.class_name(label) for label in labels],

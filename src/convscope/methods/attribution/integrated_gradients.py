@@ -57,6 +57,7 @@ class IntegratedGradients(Attribution):
         "matter. Compare several."
     )
     long: ClassVar[bool] = True
+    rounding: ClassVar[tuple[str, ...]] = ("completeness_error", "gradients")
 
     steps: int = parameter(50, "how many images on the way the gradient is taken at", minimum=1, maximum=10_000)
     tolerance: float = parameter(
@@ -83,7 +84,7 @@ class IntegratedGradients(Attribution):
         values = fixed.measure(network, changed(batch, start)).values
         difference = images - start
         mean = self._mean_gradient(network, fixed, batch, start, difference, told)
-        error = _error(difference * mean, there.values - values)
+        error = _error(difference * mean, there.values, values)
         taken = np.full(len(batch), self.steps, np.int32)
         if self.tolerance and not bound.whole_batch:
             for index in np.flatnonzero(~(error <= self.tolerance)).tolist():
@@ -97,7 +98,7 @@ class IntegratedGradients(Attribution):
                 )
                 taken[index] += len(path.nodes)
                 better = path.mean_gradient()
-                found = _error(difference[one] * better, (there.values - values)[one])
+                found = _error(difference[one] * better, there.values[one], values[one])
                 if found[0] < error[index]:
                     mean[one], error[index] = better, found[0]
         attribution = difference * mean
@@ -168,14 +169,15 @@ def baseline_images(network: Network, images: torch.Tensor, baseline: str, noise
     return torch.lerp(black, white, random[None]).expand_as(images).contiguous()
 
 
-def _error(attribution: torch.Tensor, difference: torch.Tensor) -> Array:
+def _error(attribution: torch.Tensor, here: torch.Tensor, there: torch.Tensor) -> Array:
     """How far each image's sum is from the objective's difference; over all together for a function of one's own."""
     values = attribution.detach().double().flatten(1).cpu()
-    expected = difference.detach().double().cpu()
+    ends = [end.detach().double().cpu() for end in (here, there)]
+    expected = ends[0] - ends[1]
     if len(expected) != len(values):
         values = values.reshape(1, -1)
     # What float32 itself rounds away is no error of the sum.
-    rounding = 8 * torch.finfo(torch.float32).eps * values.abs().sum(dim=1)
+    rounding = 8 * torch.finfo(torch.float32).eps * (values.abs().sum(dim=1) + ends[0].abs() + ends[1].abs())
     missed = ((values.sum(dim=1) - expected).abs() - rounding).clamp(min=0)
     error = torch.where(missed == 0, missed, missed / expected.abs()).expand(len(attribution))
     found: Array = error.numpy().astype(np.float32)
