@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from convscope.network.network import Network
 
 GOAL = 1.0
-BATCH, CLASS, STEPS = 8, 5, 8
+BATCH, CLASS = 8, 5
+# Of integrated gradients: all of them at once there, which memory has to hold.
+STEPS = {"ResNet-18": 16, "VGG-16": 4, "AlexNet": 50}
 # The layer that Grad-CAM is asked for: its name, the same for both.
 MAPS = {"ResNet-18": "layer4", "VGG-16": "features.29", "AlexNet": "features.11"}
 WINDOW, STRIDE = 80, 72  # nine places
@@ -59,7 +61,7 @@ def _measure(name: str, attr: Any, quick: bool) -> list[Row]:
 
 
 def _pairs(name: str, network: Network, batch: Batch, attr: Any) -> dict[str, tuple[Any, Any, str]]:
-    model, x = network.module, batch.tensor
+    model, x, steps = network.module, batch.tensor, STEPS[name]
     zeros = torch.zeros_like(x)  # what a mean color is when it is prepared
 
     def ours(
@@ -88,9 +90,9 @@ def _pairs(name: str, network: Network, batch: Batch, attr: Any) -> dict[str, tu
         "deconvnet": (ours("deconvnet"), theirs(attr.Deconvolution(model)), ""),
         "guided backpropagation": (ours("guided_backprop"), theirs(attr.GuidedBackprop(model)), ""),
         "integrated gradients": (
-            ours("integrated_gradients", steps=STEPS, baseline="mean"),
-            theirs(attr.IntegratedGradients(model), baselines=zeros, n_steps=STEPS),
-            f", {STEPS} steps, all at once there",
+            ours("integrated_gradients", steps=steps, baseline="mean", tolerance=0),
+            theirs(attr.IntegratedGradients(model), baselines=zeros, n_steps=steps),
+            f", {steps} steps, all at once there",
         ),
         "occlusion": (
             ours("occlusion", window=WINDOW, stride=STRIDE, fill="mean"),

@@ -53,25 +53,30 @@ def captum() -> Any:
     return captum.attr
 
 
-def seconds(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """What it returns, and the seconds that were computed for it."""
-    start = time.process_time()
+def seconds(
+    run: Callable[[], torch.Tensor], clock: Callable[[], float] = time.process_time
+) -> tuple[torch.Tensor, float]:
+    """What it returns, and the seconds that were computed for it, or that passed by another clock."""
+    start = clock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = run()
-    return found, time.process_time() - start
+    return found, clock() - start
 
 
 def in_turns(
-    ours: Callable[[], torch.Tensor], theirs: Callable[[], torch.Tensor], rounds: int
+    ours: Callable[[], torch.Tensor],
+    theirs: Callable[[], torch.Tensor],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
 ) -> tuple[float, float, float]:
     """Median of ours / theirs in one round, each round beginning with the other one, and both medians in seconds."""
     kept: list[tuple[float, float]] = []
     for turn in range(rounds):
         if turn % 2:
-            theirs_s, ours_s = seconds(theirs)[1], seconds(ours)[1]
+            theirs_s, ours_s = seconds(theirs, clock)[1], seconds(ours, clock)[1]
         else:
-            ours_s, theirs_s = seconds(ours)[1], seconds(theirs)[1]
+            ours_s, theirs_s = seconds(ours, clock)[1], seconds(theirs, clock)[1]
         kept.append((ours_s, theirs_s))
     return median(a / b for a, b in kept), median(a for a, _ in kept), median(b for _, b in kept)
 
