@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from convscope.synthesis.objective import Aim, Term
 
 
+# What negative values of a rising unit's map count, and the least cosine of a direction.
+_NEGATIVE = 0.1
+
+
 @dataclass(frozen=True)
 class Aims:
     """A :class:`Goal` of one :class:`Aim` for each image; ``copies`` images in a row have the same.
 
     A unit's value is the mean of its map, a neuron's is its own, a layer's the mean of its squares, a class's its score
-    before softmax. A direction v of length 1 gives (v · a) · max(0.1, cos(v, a)) of the activations a at each position,
-    and the mean over positions: how far along the direction, times how little across it (Carter et al. 2019).
+    before softmax. In a unit's map that is to rise, negative values count a tenth: before its ReLU an edge detector's
+    map sums to nothing whatever the image, because its kernel does; after a ReLU there are none. A direction v of
+    length 1 gives (v · a) · max(0.1, cos(v, a)) of the activations a at each position, and the mean over positions: how
+    far along the direction, times how little across it (Carter et al. 2019).
 
     ``diversity`` makes copies differ: from an image's value, as a fraction of its size, goes ``diversity`` times the
     mean similarity with the other copies, the cosine of the Gram matrices of the layers it is about (Olah et al. 2017).
@@ -129,7 +135,11 @@ def similarity(maps: Tensor) -> Tensor:
 def _units(maps: Tensor, images: Tensor, terms: list[Term], everywhere: bool, peak: bool) -> Tensor:
     channels = torch.tensor([term.channel for term in terms], device=maps.device)
     if everywhere:
-        return _over_positions(maps[images, channels], peak)
+        chosen = maps[images, channels]
+        if not peak and chosen[0].numel() > 1:
+            rising = torch.tensor([term.weight > 0 for term in terms], device=maps.device)[:, None, None]
+            chosen = torch.where(rising & (chosen < 0), _NEGATIVE * chosen, chosen)
+        return _over_positions(chosen, peak)
     rows, columns = _positions(terms, maps)
     return maps[images, channels, rows, columns]
 
@@ -159,7 +169,7 @@ def _directions(maps: Tensor, images: Tensor, terms: list[Term], everywhere: boo
     along = (chosen * vectors.to(maps.device)[:, :, None, None]).sum(dim=1)
     # Not divided by 0 where the layer is silent: there the direction's own slope is what counts.
     cosine = along / (chosen.square().sum(dim=1) + 1e-12).sqrt()
-    return _over_positions(along * cosine.clamp_min(0.1), peak)
+    return _over_positions(along * cosine.clamp_min(_NEGATIVE), peak)
 
 
 def _over_positions(maps: Tensor, peak: bool) -> Tensor:

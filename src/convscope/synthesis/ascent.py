@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "full", "mixed"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "full", "mixed")
-# How well the gradient in bfloat16 must point the way of the one in float32, as a cosine, at every image's start.
-_ALIKE = 0.9
+# How well the first gradient in bfloat16 must point the way of the one in float32, as a cosine, for the first images.
+_ALIKE, _COMPARED = 0.9, 4
 # Multiplications of one mini-batch's forward pass. Two slow cores do them, and the way back, in well under a second:
 # that is how soon a cancellation is felt. A fixed rule and not a stopwatch: the same images must give the same bytes.
-_WORK = 4e9
+_WORK = 2e9
 _WORK_ON_A_GPU = 1e12
 # Lucid's: for so many steps a closed ReLU may be opened by a gradient that would not get through it.
 OPENING_STEPS = 16
@@ -98,7 +98,7 @@ def ascend(
     An image depends on its seed and its objective, not on the others of the batch. ``size`` (rows, columns) is that of
     the picture, the network's own if not given; ``start`` are pixels to start from where the parameterization takes
     some. ``precision`` "mixed" runs the network in bfloat16 where torch's autocast does, "full" as it is, and "auto"
-    mixed where the device is made for that and the first gradient comes out alike (cosine 0.9 for every image).
+    mixed where the device is made for that and the first gradients come out alike (cosine 0.9, for the first 4 images).
 
     Progress is reported before every mini-batch; cancelling there leaves the network as it was, and no half image.
     """
@@ -207,7 +207,10 @@ class _Climb:
         zero = (gradient == 0).flatten(1).all(dim=1) & ~broken
         opened = torch.zeros_like(zero)
         if opening and bool(zero.any()):
-            _, redirected = self._forward_backward(prepared, goal, redirected=True)
+            group = goal.group
+            silent = [place for place in range(len(zero)) if zero[place // group * group :][:group].any()]
+            redirected = torch.zeros_like(gradient)
+            redirected[silent] = self._forward_backward(prepared[silent], goal.part(silent), redirected=True)[1]
             opened = zero & redirected.flatten(1).isfinite().all(dim=1) & (redirected != 0).flatten(1).any(dim=1)
             gradient[opened] = redirected[opened]
         return _Found(values, gradient, opened.cpu(), (zero & ~opened).cpu(), broken.cpu())
@@ -236,9 +239,12 @@ class _Climb:
         return values.detach().double().cpu(), gradient.to(prepared.dtype).contiguous()
 
     def _choose_precision(self, prepared: Tensor, goal: Goal) -> None:
-        """Mixed, if its gradient at the start points the same way."""
+        """Mixed, if the first images' gradients at the start point the same way."""
         found = []
+        few = list(range(max(1, min(len(prepared), _COMPARED) // goal.group) * goal.group))
+        prepared, goal = prepared[few], goal.part(few)
         for self.precision in ("full", "mixed"):
+            report(0, self.preset.steps, self.watch.message)
             found.append(self._forward_backward(prepared, goal, redirected=False)[1].flatten(1).double())
         cosine = torch.cosine_similarity(found[0], found[1], dim=1)
         silent = (found[0] == 0).all(dim=1) & (found[1] == 0).all(dim=1)

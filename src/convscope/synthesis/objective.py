@@ -2,7 +2,7 @@
 
 >>> from convscope.synthesis.objective import GRAMMAR
 >>> print(GRAMMAR.splitlines()[0])
-layer3.0:12            a unit: the mean of its map
+layer3.0:12            a unit: the mean of its map, in which negative values count a tenth
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from convscope.network.network import Network
 
 GRAMMAR = """\
-layer3.0:12            a unit: the mean of its map
+layer3.0:12            a unit: the mean of its map, in which negative values count a tenth
 layer3.0:12:4,5        a neuron: the unit at one position (row, column)
 layer3.0               a whole layer: the mean of its squares, as DeepDream
 class:tabby            a class by name or index: its score before softmax; quote names that hold + - ; ( )
