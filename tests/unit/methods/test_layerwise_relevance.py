@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.errors import Refused
-from convscope.methods.attribution.layerwise_relevance import LayerwiseRelevance
+from convscope.methods.attribution.layerwise_relevance import LayerwiseRelevance, check_zennit
 from convscope.methods.attribution.relevance_rules import COMPOSITES, plan, twin
 from convscope.methods.base import Target
 from convscope.network.network import Network
@@ -293,9 +293,23 @@ def test_without_zennit_it_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "zennit"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "zennit", None)
+    assert "isn't installed" in str(LayerwiseRelevance().refusal(network, Target()))
     with pytest.raises(Refused, match=r"pip install 'convscope\[relevance\]'"):
         network.view("layerwise_relevance", images=images())
+    with pytest.raises(Refused, match="isn't installed"):
+        check_zennit()
     monkeypatch.undo()
+    check_zennit()
+
+
+def test_a_zennit_that_cannot_be_imported_says_why(monkeypatch, tmp_path):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "zennit"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "zennit").mkdir()
+    (tmp_path / "zennit" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(Refused, match="nms does not exist"):
+        check_zennit()
 
 
 def test_a_normalization_behind_a_concatenation_is_not_merged():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -72,8 +73,9 @@ class LayerwiseRelevance(Attribution):
 
     def refusal(self, network: Network, target: Target) -> ConvscopeError | None:
         """Zennit is missing, a loss was asked for, or a call has no rule."""
+        if find_spec("zennit") is None:  # not imported for an answer like this: that takes seconds
+            return _missing("isn't installed")
         try:
-            check_zennit()
             self._check_objective()
             plan(network, self._layer(network, target), self.composite)
         except ConvscopeError as refused:
@@ -176,16 +178,19 @@ def _warnings(found: Plan) -> tuple[str, ...]:
 
 
 def check_zennit() -> None:
-    """Raise :class:`Refused`, with what to install, unless zennit is there."""
+    """Import zennit; raises :class:`Refused`, with what to install, where that fails."""
     try:
         import zennit.rules  # noqa: F401
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises the latter
         missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "zennit"
-        reason = "isn't installed" if missing else f"can't be imported: {error}"
-        raise Refused(
-            f"layer-wise relevance propagation takes its rules from zennit, which {reason}",
-            next_step="pip install 'convscope[relevance]'",
-        ) from error
+        raise _missing("isn't installed" if missing else f"can't be imported: {error}") from error
+
+
+def _missing(reason: str) -> Refused:
+    return Refused(
+        f"layer-wise relevance propagation takes its rules from zennit, which {reason}",
+        next_step="pip install 'convscope[relevance]'",
+    )
 
 
 __all__ = ["LayerwiseRelevance", "check_zennit"]
