@@ -73,7 +73,7 @@ def measure_checks(quick: bool) -> list[Row]:
         checks()
         single = median(seconds(forward)[1] for _ in range(10))
         whole = median(seconds(checks)[1] for _ in range(rounds))
-    how = "ResNet-18, one image, gradient: 6 random networks, deletion and insertion in 8 steps by 4 orders, 2 fills"
+    how = "ResNet-18, one image, gradient: 6 random networks, deletion and insertion in 6 steps by 5 orders, 2 fills"
     return [
         Row("sanity checks of a map", whole, "s", None, f"{how}; {THREADS} thread, processor time"),
         Row("sanity checks of a map, in forward passes", whole / single, "×", None, f"{how}; one pass {single:.3f} s"),
