@@ -18,7 +18,7 @@ def main(path: str, names: list[str]) -> None:
     rules = {"deconvnet": torchlens.deconvolution, "guided_backprop": torchlens.guided_backprop}
     found = {}
     for name in names:
-        module, images = architecture(name), noise(name)
+        module, images = architecture(name).double(), noise(name).double()
         for rule, attribute in rules.items():
             # The target is one number of one output, so the images go one by one.
             each = [attribute(module, image[None], target=lambda scores: scores[0, 3]).values for image in images]
