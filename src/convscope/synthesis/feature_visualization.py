@@ -51,8 +51,8 @@ class FeatureVisualization(Method):
     values count a tenth). ``box`` [unit, side] (row, column, rows, columns): what the unit sees there.
     ``natural_value``, ``natural_image`` [unit, rank], ``natural_box`` [unit, rank, side], ``natural_picture`` uint8
     [unit, rank, row, column, color]: the images or patches that please it most. ``history`` [unit, step]: the objective
-    as optimized, through the transforms; NaN after an image was finished. ``importance`` [unit, row, column], MACO only:
-    the mean size of the gradient.
+    as optimized, through the transforms; NaN after an image was finished. ``importance`` [unit, row, column]: the mean
+    size of the gradient, MACO only.
 
     Misleads when: it is shown alone, or taken for what a unit responds to. It is one image among many that the unit
     likes, chosen as much by the parameterization and its priors as by the unit; networks process such images along

@@ -106,7 +106,8 @@ class Visualization:
         _, image = self._drawn(pixels)
         score, _, _ = responses(self.network, self.aims.part(places), image)
         natural = self.natural.best[places]
-        return [bool(each) for each in score >= self.method.until * np.maximum(natural, 0) + (natural <= 0) * 1e-6]
+        wanted = np.where(natural > 0, self.method.until * natural, natural)
+        return [bool(each) for each in (score >= wanted) & (score > np.minimum(natural, 0))]
 
     def _preview(self, pixels: torch.Tensor, history: torch.Tensor, steps: int) -> View:
         picture, image = self._drawn(pixels)
