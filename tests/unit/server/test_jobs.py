@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
+from random import Random
 
 import pytest
 
@@ -365,6 +366,46 @@ def test_long_work_goes_before_mining_and_views_before_both():
             assert floor.order[-1] == "aside"
             end.set()
             await mining
+        assert not floor.crowded
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_asked_and_cancelled_nobody_is_forgotten_and_nothing_is_crowded(seed, monkeypatch):
+    monkeypatch.setattr("convscope.server.turns.SLICE_SECONDS", 0.001)
+
+    async def scenario():
+        random, floor, tasks = Random(seed), Floor(), {}
+
+        def work(number, steps):
+            for step in range(steps):
+                with floor.held(number):
+                    pass
+                report(step, steps, "working")
+            return number
+
+        async with running() as jobs:
+            for number in range(60):
+                how = random.choice((jobs.run, jobs.run, jobs.run_long, jobs.run_aside))
+                more = () if how == jobs.run_aside else (random.choice("abc"),)
+                steps = random.randrange(6)
+                ask = how(f"k{number}", lambda n=number, s=steps: work(n, s), f"j{number}", *more)
+                tasks[number] = asyncio.create_task(ask)
+                if random.random() < 0.4:
+                    await asyncio.sleep(random.random() * 0.02)
+                if random.random() < 0.3:
+                    gone = random.choice(list(tasks))
+                    if random.random() < 0.5:
+                        jobs.cancel(f"j{gone}")
+                    else:
+                        tasks[gone].cancel()
+            found = await asyncio.wait_for(asyncio.gather(*tasks.values(), return_exceptions=True), 20)
+            for number, result in zip(tasks, found, strict=True):
+                assert result == number or isinstance(result, Cancelled | Busy | asyncio.CancelledError), result
+            assert await asyncio.wait_for(jobs.run("last", lambda: "free", "last"), 5) == "free"
+            assert not jobs._open
+            assert not jobs._views
         assert not floor.crowded
 
     asyncio.run(scenario())
