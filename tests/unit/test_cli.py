@@ -343,3 +343,52 @@ def test_layers_measures_a_field_that_is_not_exact(shell, tmp_path, monkeypatch)
     assert "cummax" in out
     # Rows 0 to 8 + 1 through the running maximum, columns 8 ± 1.
     assert "measured: 10×3" in " ".join(out.split()) or "measured: 10 × 3" in " ".join(out.split())
+
+
+def test_view_of_an_objective_takes_no_target_or_a_unit(shell, model, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (20, 20), (200, 90, 9)).save(tmp_path / "cat.png")
+    words = [*small(model), "--image", tmp_path / "cat.png", "--json"]
+    of_class = json.loads(shell("view", "gradient", *words, "--objective", "score:3")[1])
+    assert of_class["meta"]["objective"] == "score:3"
+    assert of_class["recipe"]["target"] == ""
+    model_name, *rest = words
+    of_unit = json.loads(shell("view", "deconvnet", model_name, "1:2", *rest)[1])
+    assert of_unit["recipe"]["target"] == "1:2"
+    assert "cat.png" in of_unit["meta"]["command"]
+    code, _, err = shell("view", "gradient", model_name, "1:2", *rest, "--objective", "score:3")
+    assert code == 1
+    assert "leave one of them out" in err
+
+
+def test_a_long_view_says_how_far_it_is(shell, model, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (20, 20), (200, 90, 9)).save(tmp_path / "cat.png")
+    path = tmp_path / "checks.svg"
+    code, _, err = shell(
+        "view",
+        "attribution_matrix",
+        *small(model),
+        "--image",
+        tmp_path / "cat.png",
+        "--methods",
+        "gradient",
+        "-o",
+        path,
+    )
+    assert code == 0, err
+    assert "deletion and insertion: 0 of 1" in err
+    assert "score" in path.read_text()
+
+
+def test_a_parameter_that_the_shell_has_too_gets_another_name(shell):
+    from convscope.methods.base import method_class
+    from convscope.methods.call_text import Written
+
+    assert "--method-scale" in shell("view", "invariance", "--help")[1]
+    method = method_class("invariance").make({"scale": 3})
+    command = Written("demo", {"scale": 255.0}, method, images="photos/", names=("a",)).command()
+    assert "--method-scale 3" in command
+    assert "--scale 255.0" in command

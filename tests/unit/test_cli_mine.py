@@ -228,3 +228,22 @@ def test_the_picture_of_a_view_is_complete_without_the_study(words, photos, tmp_
     text = (tmp_path / "a.svg").read_text()
     assert "no image" in text
     assert "hasn't opened the study" in text.replace("&#x27;", "'").replace("&apos;", "'")
+
+
+def test_projections_of_a_study_are_drawn_and_kept(shell, words, photos, tmp_path):
+    study = tmp_path / "study"
+    assert shell(*mine(words, photos, study), "--layers", "1")[0] == 0
+    project = ["view", "projections", *words, "1", "--units", "0-1", "--study", study]
+    code, _, err = shell(*project, "-o", tmp_path / "figure.png")
+    assert code == 0, err
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    with Store.open(study) as store:
+        assert [entry.kind for entry in store.query(method="projections")] == ["projections"]
+    moved = tmp_path / "moved"
+    photos.rename(moved)
+    code, out, err = shell(*project, "--images", moved, "--rule", "gradient", "--json")
+    assert code == 0, err
+    assert json.loads(out)["recipe"]["images"] == []
+    code, _, err = shell("view", "projections", *words, "1")
+    assert code == 1
+    assert "convscope mine" in err

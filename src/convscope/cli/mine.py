@@ -34,8 +34,14 @@ _MOST_LISTED = 10
             "some layers of your own, 25 patches for each unit",
         ),
         ("convscope serve study/", "look at what was found, also while it is still mining"),
-        ("convscope view top_patches demo blocks.5.project:3 --study study/ -o unit.png", "one unit's patches as a picture"),
-        ("convscope view projections demo blocks.5.project:3 --study study/ -o unit.png", "and what in each drove the unit"),
+        (
+            "convscope view top_patches demo blocks.5.project:3 --study study/ -o unit.png",
+            "one unit's patches as a picture",
+        ),
+        (
+            "convscope view projections demo blocks.5.project:3 --study study/ -o unit.png",
+            "and what in each drove the unit",
+        ),
     ),
 )
 @click.argument("model")

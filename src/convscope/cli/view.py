@@ -13,6 +13,7 @@ import click
 from convscope.cli.help import HelpfulCommand, HelpfulGroup, interruptible, terminal, working
 from convscope.cli.source import debug_option, image_option, model_options, take_source
 from convscope.errors import Cancelled, ConvscopeError
+from convscope.methods.call_text import option_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,18 +111,9 @@ _OWN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-_TAKEN = {"model", "target", "weights", "trust", "image_size", "mean", "std", "scale", "class_names", "device"}
-_TAKEN |= {"images", "debug", "output", "pick", "study", "as_json", "json", "help"}
-
-
-def _safe(name: str) -> str:
-    """A parameter's name among the command's own; one that is taken gets the word method before it."""
-    return f"method_{name}" if name in _TAKEN else name
-
-
 def _option(each: Parameter) -> click.Option:
     """A method's parameter as an option; the method itself checks and converts the value."""
-    flag = "--" + _safe(each.name).replace("_", "-")
+    flag = "--" + option_name(each.name).replace("_", "-")
     limits = [
         f"{word} {value:g}"
         for word, value in (("at least", each.minimum), ("at most", each.maximum))
@@ -167,7 +159,7 @@ def _run(method: type[Method], given: dict[str, Any]) -> None:
     output, as_json, study = given.pop("output"), given.pop("as_json"), given.pop("study")
     pick, target = given.pop("pick"), given.pop("target", "")
     reads_study = any(each.name == STUDY for each in method.parameters())
-    parameters = {each.name: given.pop(_safe(each.name)) for each in method.parameters() if each.name != STUDY}
+    parameters = {each.name: given.pop(option_name(each.name)) for each in method.parameters() if each.name != STUDY}
     if output is not None:
         _check_output(output)
     if reads_study and study and ("study" in method.needs or _was_mined(study)):

@@ -13,6 +13,21 @@ if TYPE_CHECKING:
 _FOLDER = "photos/"
 _STUDY = "study/"
 
+# What `convscope view` has options for itself: how a network is opened, where images and results are.
+_TAKEN = frozenset(
+    "model target weights trust image_size mean std scale channels resize interpolation output_name class_names device "
+    "images debug output pick study as_json json help".split()
+)
+
+
+def option_name(parameter: str) -> str:
+    """A method's parameter among the shell's own options; one that is taken gets the word method before it.
+
+    >>> option_name("steps"), option_name("scale")
+    ('steps', 'method_scale')
+    """
+    return f"method_{parameter}" if parameter in _TAKEN and parameter != "study" else parameter
+
 
 @runtime_checkable
 class Parameterized(Protocol):
@@ -79,7 +94,9 @@ class Written:
         words = ["convscope", "view", self.method.name, self.spec]
         if self.target:
             words.append(self.target)
-        for name, value in {**_changed(self.method), **self.loaded_with}.items():
+        for name, value in _changed(self.method).items():
+            words += _option(option_name(name), value)
+        for name, value in self.loaded_with.items():
             # -o is the file a picture goes to, so the network's output has a longer name in the shell.
             words += _option({"output": "output_name"}.get(name, name), value)
         if self.names:
