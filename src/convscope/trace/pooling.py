@@ -22,10 +22,6 @@ _FEWEST_CHANNELS = 8  # as many float32 numbers as a processor takes at once, at
 class PoolingMode(TorchFunctionMode):
     """While it is entered, two-dimensional max pooling that Python code calls takes the faster way."""
 
-    def __init__(self, *, gradients: bool) -> None:
-        super().__init__()
-        self.gradients = gradients
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -44,8 +40,7 @@ class PoolingMode(TorchFunctionMode):
             return False
         if maps.shape[1] < _FEWEST_CHANNELS or not maps.is_contiguous() or not maps.numel():
             return False
-        wanted = torch.is_grad_enabled() and maps.requires_grad
-        return not (wanted and not self.gradients) and not torch._C._are_functorch_transforms_active()
+        return not torch._C._are_functorch_transforms_active()
 
 
 def max_pooled(

@@ -263,7 +263,7 @@ class _Recorder:
         if trace._observer is not None:
             stack.enter_context(_ElementaryMode(trace._observer))
         elif trace._image is not None and trace._image.is_cpu:
-            stack.enter_context(PoolingMode(gradients=trace._relu_rule is None))
+            stack.enter_context(PoolingMode())
         if trace._relu_rule is not None:
             # Below the recorder's own mode, which then sees a ruled ReLU as the call that it is.
             stack.enter_context(RuleMode(trace._relu_rule))
