@@ -11,6 +11,7 @@ import logging
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from convscope.server.training import Training
 from convscope.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
     from convscope.images import Image, ImageSet
     from convscope.network.batch import Batch
@@ -37,6 +38,7 @@ UPLOADED_BYTES = 512 * 1024 * 1024
 VIEW_BYTES = 512 * 1024 * 1024
 """Of one View: a browser that is sent more can do nothing with it, and several are computed at once."""
 OPENING = "open"
+REPLACED = "another network was opened in place of this one"
 
 _log = logging.getLogger("convscope")
 
@@ -142,7 +144,7 @@ class Session:
     def check_opening(self, known: int) -> None:
         """Raise :class:`Replaced` for who knows another network than the one that is open."""
         if known != self.opening:
-            raise Replaced("another network was opened in place of this one", next_step="load the page again")
+            raise Replaced(REPLACED, next_step="load the page again")
 
     def when_failed(self, callback: Callable[[], None]) -> None:
         """Call back if the network that is needed can't be opened."""
@@ -227,14 +229,27 @@ class Session:
         """Check a request for a View; raises with the next step when it doesn't fit this network."""
         opened = await self.opened()
         # What was mined, and the images' bytes, are read from files.
-        return await asyncio.to_thread(questions.ask, opened, self.studying, name, target, ids, parameters)
+        with self._here():
+            return await asyncio.to_thread(questions.ask, opened, self.studying, name, target, ids, parameters)
 
     async def known(self, question: Question) -> bytes | None:
         """The View's blob, where it was computed before."""
         key = question.recipe.key
-        if question.method.kept:
+        if not question.method.kept:
+            return self.pictures.get(key)
+        with self._here():
             return self._unkept.get(key) or await asyncio.to_thread(self.store.get, key)
-        return self.pictures.get(key)
+
+    @contextmanager
+    def _here(self) -> Iterator[None]:
+        """Whoever asks while another network is being opened is told so, not that a store was closed."""
+        place = self._place
+        try:
+            yield
+        except ConvscopeError as error:
+            if self._place is not place:
+                raise Replaced(REPLACED, next_step="load the page again") from error
+            raise
 
     async def computed(self, question: Question, name: str, page: str = "") -> bytes:
         """The View's blob, computed as the job ``name``; what one page asks of one method is a line of its own."""

@@ -226,6 +226,34 @@ def test_what_is_computed_of_the_first_ends_when_another_opens(client, long):
     until(lambda: client.get("/api/jobs/mine").json()["state"] == "cancelled")
 
 
+def test_asking_on_while_networks_take_each_others_place(client):
+    """Whoever asks in between is answered, of the one or the other; nothing stumbles and nothing is left."""
+    run = begin(client)
+    client.post(f"{run}/step")
+    stop, seen = threading.Event(), []
+    paths = (CONV, "/api/views/top_patches?target=conv1", "/api/views/gradient?images=0")
+
+    def ask(path):
+        while not stop.is_set():
+            seen.append((path, client.get(path).status_code))
+
+    threads = [threading.Thread(target=ask, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        explored(client, run)
+        assert client.post("/api/session/return").status_code == 200
+    answers = [client.post(f"{run}/explore").status_code for _ in range(2)]
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert answers == [200, 200]
+    assert {status for path, status in seen if "top_patches" not in path} <= {200, 409}
+    assert {status for path, status in seen if "top_patches" in path} <= {409, 422}
+    assert client.get("/api/session").json()["opening"] == 7
+    assert client.get(CONV).status_code == 200
+
+
 def test_uploads_belong_to_the_network_they_were_added_to(client):
     from .conftest import png
 
