@@ -108,7 +108,7 @@ def on_curves(deletion: Array, insertion: Array, curves: Sequence[str]) -> list[
     # A random order scatters holes all over the image, which by itself lowers an answer soon: it's told, not judged by.
     if all(2 * lower > images and 2 * higher > images for name, (lower, higher) in wins.items() if name != "random"):
         level = "good"
-    elif all(2 * each <= images for each in wins["moved"]):
+    elif all(2 * each < images for each in wins["moved"]):
         level = "doubt"
     return [
         Finding(
