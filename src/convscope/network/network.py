@@ -288,6 +288,7 @@ class Network:
         relu_rule: ReluRule | None = None,
         consume: Callable[[str, Tensor], None] | None = None,
         entrance: Entrance | None = None,
+        frozen: bool = False,
     ) -> Trace:
         """Record some calls of one forward pass; see :class:`convscope.trace.Trace`."""
         addresses = [self.layer(each).address for each in layers]
@@ -301,6 +302,7 @@ class Network:
             overwritten=overwritten,
             consume=consume,
             entrance=entrance,
+            frozen=frozen,
         )
 
     def view(

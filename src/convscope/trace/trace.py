@@ -24,6 +24,7 @@ from convscope.trace.call import Call, Observer, Operation, first_tensor, functi
 from convscope.trace.entrance import Entrance, EntranceMode
 from convscope.trace.kept import Kept
 from convscope.trace.module_state import evaluation_mode
+from convscope.trace.normalization import NormalizationMode
 from convscope.trace.pooling import PoolingMode
 from convscope.trace.relu_rule import ReluRule, RuleMode
 from convscope.trace.upstream import check_relu_rule
@@ -64,6 +65,7 @@ class Trace:
     ``consume`` is handed each call's address and output as soon as it is there, in place of keeping it: then any number
     of layers takes no more memory than the largest of them. It must neither keep nor change the tensor.
     ``entrance`` keeps what comes back to convolutions of the images themselves: gradients at "input" are without it.
+    ``frozen`` says that nobody will ask autograd for gradients of parameters, which makes passes faster.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Trace:
         observer: Observer | None = None,
         consume: Callable[[str, Tensor], None] | None = None,
         entrance: Entrance | None = None,
+        frozen: bool = False,
     ) -> None:
         self.module = module
         self.layers = tuple(dict.fromkeys(layers))
@@ -88,6 +91,7 @@ class Trace:
         self._observer = observer
         self._consume = consume
         self._entrance = entrance
+        self._frozen = frozen
         self._kept: dict[str, Kept] = {}
         self._inputs: dict[str, Kept] = {}
         self._image: Tensor | None = None
@@ -262,8 +266,10 @@ class _Recorder:
                 stack.callback(after.remove)
         if trace._observer is not None:
             stack.enter_context(_ElementaryMode(trace._observer))
-        elif trace._image is not None and trace._image.is_cpu:
-            stack.enter_context(PoolingMode())
+        else:
+            stack.enter_context(NormalizationMode(frozen=trace._frozen))
+            if trace._image is not None and trace._image.is_cpu:
+                stack.enter_context(PoolingMode())
         if trace._relu_rule is not None:
             # Below the recorder's own mode, which then sees a ruled ReLU as the call that it is.
             stack.enter_context(RuleMode(trace._relu_rule))

@@ -178,7 +178,7 @@ class BoundSeed:
         The gradient has the images' device and type. Where an ``entrance`` adds it up over several passes, only what
         it leaves out is here.
         """
-        with network.trace(self.layers, gradients=True, relu_rule=relu_rule, entrance=entrance) as trace:
+        with network.trace(self.layers, gradients=True, relu_rule=relu_rule, entrance=entrance, frozen=True) as trace:
             output = trace.run(batch.tensor, stop=not self.needs_output)
             chosen = self.fixed(self.choose(network, trace, output, batch))
             values, labels = chosen.values(network, trace, output, batch)
