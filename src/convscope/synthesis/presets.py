@@ -201,8 +201,8 @@ PRESETS: dict[str, Preset] = {
             title="Lucid's recipe in fewer and longer steps",
             papers=("olah2017feature",),
             parameterization="fourier",
-            optimizer=Optimizer("adam", 0.15, "cosine:0.1"),
-            steps=128,
+            optimizer=Optimizer("adam", 0.3, "cosine:0.1"),
+            steps=96,
             transforms=Transforms(ROBUST),
         ),
         Preset(

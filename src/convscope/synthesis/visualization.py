@@ -157,6 +157,12 @@ class Visualization:
             "steps_planned": self.preset.steps,
             "seed": self.method.seed,
             "precision": found.precision if found is not None else "",
+            # The curve and the score are of different quantities; whoever draws both says so.
+            "measures": {
+                "score": "each unit's maximum over its map, at the network's own input size and without transforms",
+                "natural_score": "the same of the best natural image",
+                "history": "the objective as optimized: units by the mean of their map, seen through the transforms",
+            },
             "natural_source": self.natural.source,
             "natural_names": self.natural.names,
             "image_size": list(self.network.image_size),
