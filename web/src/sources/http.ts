@@ -12,6 +12,9 @@ export interface Words {
 }
 
 export class Http {
+  /** Which network the page is about: another one's answer would be taken for this one's. Null before the first answer. */
+  opening: number | null = null;
+
   constructor(private readonly words: Words) {}
 
   async json<Answer>(path: string, init?: RequestInit): Promise<Answer> {
@@ -44,7 +47,8 @@ export class Http {
   async fetch(path: string, init?: RequestInit): Promise<Response> {
     let response: Response;
     try {
-      response = await fetch(path, { credentials: "same-origin", ...init });
+      const about: Record<string, string> = this.opening === null ? {} : { "X-Convscope-Opening": String(this.opening) };
+      response = await fetch(path, { credentials: "same-origin", ...init, headers: { ...about, ...(init?.headers as Record<string, string> | undefined) } });
     } catch (error) {
       if (isAbort(error) || init?.signal?.aborted) throw error;
       throw new Failure({ what: this.words.gone, where: "", next_step: this.words.goneNext, kind: "server_gone" });

@@ -30,8 +30,11 @@ export class ServerSource implements Source {
   }
 
   async session(signal?: AbortSignal): Promise<Session> {
+    // Whatever is asked beside this question is asked of the network that will be told.
+    this.http.opening = null;
     const session = await this.http.json<Session>("api/session", { signal });
     this.opening = session.opening;
+    this.http.opening = session.opening;
     this.long = new Set(session.methods.filter((each) => each.long).map((each) => each.name));
     return session;
   }
@@ -108,7 +111,7 @@ export class ServerSource implements Source {
   }
 
   studyImage = (image: number, signal?: AbortSignal) => this.http.json<StudyImage>(`api/study/images/${image}`, { signal });
-  studyPrepared = (image: number) => `api/study/images/${image}/prepared`;
+  studyPrepared = (image: number) => `api/study/images/${image}/prepared?opening=${this.opening}`;
 
   goBack = (): Promise<Session> => this.http.send<Session>("POST", "api/session/return", {});
 

@@ -195,7 +195,7 @@ export class Explorer implements Surroundings {
   private async ask(): Promise<void> {
     if (!this.session || this.gone) return;
     try {
-      await this.source.session();
+      this.reopened((await this.source.session()).opening);
     } catch (error) {
       if (toFailure(error).serverGone) this.serverGone();
     }
