@@ -109,11 +109,9 @@ def _history(view: View, units: list[int]) -> list[Figure]:
     for place, unit in enumerate(units):
         values = view["history"][unit].astype(np.float64)
         series.append(Series(_name(view, unit), np.arange(len(values)), values, HUES[place % len(HUES)]))
-    best = float(view["natural_score"][units[0]])
-    marks = [best] if math.isfinite(best) else []
-    drawn = chart("what is optimized, step by step", series, width=380, height=220, across="step", marks=marks)
-    note = [paragraph(f"the line across: the best natural image, {format_number(best)}", 380, SMALL, "quiet")]
-    return [above([drawn, *(note if marks else [])], gap=4)]
+    drawn = chart("the objective as raised, through the transforms", series, width=380, height=220, across="step")
+    words = "another number than the score: the mean of a unit's map where the score is its largest value"
+    return [above([drawn, paragraph(words, 380, SMALL, "quiet")], gap=4)]
 
 
 def _scores_note() -> Figure:
