@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from convscope.network.network import Network
 
 BENCHMARKS = Path(__file__).parents[1]
-LAYER = "layer3.1.conv2"
+LAYER = "layer3.1"  # a block: after its ReLU both sides mean the same by a unit's activation
 UNITS = tuple(range(0, 256, 16))
 GOAL = 1 / 4
 EVERY = 4  # steps between two looks at what the images reach; the looks count as our time

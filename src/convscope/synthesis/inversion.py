@@ -167,6 +167,8 @@ class Inversion(Method):
             recipe,
             # Every image starts from the same noise: then it doesn't matter which others are there.
             seeds=[self.seed] * len(batch),
+            # A code is to be met exactly: what reduced precision rounds away would be taken for what the layer forgot.
+            precision="full",
             watch=Watch(f"inverting {target}", so_far),
         )
         error = errors(_codes(network, target, network.batch(to_prepared(network.preprocessing, found.pixels))), codes)
