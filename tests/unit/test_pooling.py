@@ -90,14 +90,17 @@ def test_under_functions_that_transform_functions():
     assert same(found, F.max_pool2d(values, 3))
 
 
-def test_a_trace_pools_the_faster_way_with_and_without_a_rule():
-    module = nn.Sequential(nn.Conv2d(3, 9, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2))
+@pytest.mark.parametrize("rule", [None, "guided", "deconvnet"])
+def test_a_trace_pools_the_faster_way_also_under_a_rule(rule):
+    module = nn.Sequential(nn.Conv2d(3, 9, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(81, 2))
     images = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        scores = module(images)
-    for rule in (None, "guided"):
-        with Trace(module, ["2"], gradients=True, relu_rule=rule) as trace:
-            output = trace.run(images, stop=False)
-            pooled = output.grad_fn.next_functions[1][0].next_functions[0][0]
-            assert type(pooled).__name__ == "_PooledBackward"
-        assert torch.equal(output, scores)
+    found = {}
+    for channels_fewest in (8, 100):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("convscope.trace.pooling._FEWEST_CHANNELS", channels_fewest)
+            with Trace(module, ["2"], gradients=True, relu_rule=rule) as trace:
+                output = trace.run(images, stop=False)
+                pooled = output.grad_fn.next_functions[1][0].next_functions[0][0]
+                ours = type(pooled).__name__ == "_PooledBackward"
+                found[ours] = trace.gradients(output[:, 1].sum(), ["input"])["input"]
+    assert torch.equal(found[True], found[False])

@@ -28,19 +28,21 @@ class PoolingMode(TorchFunctionMode):
         options = kwargs or {}
         if getattr(func, "__name__", "") == "max_pool2d":
             given = {**dict(zip(_NAMES, args, strict=False)), **options}
-            if self._pays(given):
+            if _pays(given):
                 return max_pooled(**{name: value for name, value in given.items() if name != "return_indices"})
         return func(*args, **options)
 
-    def _pays(self, given: Mapping[str, Any]) -> bool:
-        maps = given.get("input")
-        if not isinstance(maps, Tensor) or given.get("return_indices", False) or given.keys() - set(_NAMES):
-            return False
-        if not maps.is_cpu or maps.dim() != 4 or maps.dtype not in (torch.float32, torch.float64):
-            return False
-        if maps.shape[1] < _FEWEST_CHANNELS or not maps.is_contiguous() or not maps.numel():
-            return False
-        return not torch._C._are_functorch_transforms_active()
+
+def _pays(given: Mapping[str, Any]) -> bool:
+    """Whether it can be done the faster way, and is."""
+    maps = given.get("input")
+    if not isinstance(maps, Tensor) or given.get("return_indices", False) or given.keys() - set(_NAMES):
+        return False
+    if not maps.is_cpu or maps.dim() != 4 or maps.dtype not in (torch.float32, torch.float64):
+        return False
+    if maps.shape[1] < _FEWEST_CHANNELS or not maps.is_contiguous() or not maps.numel():
+        return False
+    return not torch._C._are_functorch_transforms_active()
 
 
 def max_pooled(
