@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from convscope.trace.relu_rule import ReluRule
 
 _OURS = "RuledReluBackward"
-_POOLED = "_PooledBackward"  # max pooling as torch does it, only faster
 _FASTER = ("_PooledBackward", "_NormalizedBackward")  # what they are in torch, too, only faster
 # Operations that rectify in another way than by a gate of ones and zeros, by torch's name of their backward pass.
 _OTHERS = {
@@ -158,8 +157,6 @@ def _other_rectifiers(node: Node) -> Iterator[str]:
     kind = _kind(node)
     if isinstance(node, BackwardCFunction):
         if node.name() in _FASTER:
-            return
-        if node.name() == _POOLED:
             return
         if node.name() != _OURS:
             yield f"{kind} (an operation with a backward pass of its own)"
