@@ -164,7 +164,7 @@ export const image = {
   "optimized.below": "It doesn't reach the best natural patch ({times} of it): real images do better here.",
   "optimized.zero": "The gradient was exactly zero: nothing led on from the start image.",
   "optimized.history": "The way up",
-  "optimized.value": "its value",
+  "optimized.value": "what is raised, under the recipe's transforms: not the score above",
   "optimized.step": "step",
   "optimized.caveat": "People predict what a unit answers to better from natural patches than from optimized images: read this as an addition to them.",
   "optimized.sheet": "the corner shows each unit's best natural patch; point at a tile to see it large",
