@@ -5,7 +5,7 @@ Ten representative ones by default; all of them under the marker ``conformance_a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -134,6 +134,13 @@ def check_convolution(network: Network, layer: Layer, batch: Batch) -> None:
     assert not [each for each in view.meta["warnings"] if "does more" in each], unit
 
 
+# Two steps of what would climb for minutes on a whole architecture.
+SHORTLY: dict[str, dict[str, Any]] = {
+    "feature_visualization": {"steps": 2, "units": "0"},
+    "inversion": {"steps": 2},
+}
+
+
 def answers(network: Network, layer: Layer, batch: Batch) -> Iterator[str]:
     """Every layer method that has an answer here; a refusal must say what to do instead."""
     for name in method_names():
@@ -141,7 +148,7 @@ def answers(network: Network, layer: Layer, batch: Batch) -> Iterator[str]:
         if method.target != "layer":
             continue
         try:
-            view = network.view(name, layer.address, batch)
+            view = network.view(name, layer.address, batch, **SHORTLY.get(name, {}))
         except Refused as refusal:
             assert refusal.next_step, f"{name} on {layer.address}: {refusal}"  # noqa: PT017
             continue
