@@ -128,7 +128,7 @@ def ticks(low: float | int, high: float | int) -> list[float]:
     """Three to six round numbers from ``low`` to ``high``.
 
     >>> ticks(0, 1)
-    [0.0, 0.25, 0.5, 0.75, 1.0]
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     >>> ticks(-3, 14)
     [0.0, 5.0, 10.0]
     """

@@ -121,7 +121,7 @@ class Aims:
 def similarity(maps: Tensor) -> Tensor:
     """Mean cosine of each image's Gram matrix with the others', ``[image]``, of maps ``[image, unit, row, column]``.
 
-    >>> similarity(torch.ones(2, 3, 4, 4))
+    >>> similarity(torch.ones(2, 3, 4, 4)).round(decimals=3)
     tensor([1., 1.])
     """
     flat = maps.flatten(2)

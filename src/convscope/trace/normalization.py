@@ -33,7 +33,8 @@ class NormalizationMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = kwargs or {}
-        if func is F.batch_norm:
+        # By name: a library that wraps torch's functions hands us the one it wrapped, which is no longer F's own.
+        if (getattr(func, "__module__", ""), getattr(func, "__name__", "")) == ("torch.nn.functional", "batch_norm"):
             given = {**dict(zip(_NAMES, args, strict=False)), **options}
             wanted = any(
                 isinstance(each, Tensor) and each.requires_grad for name, each in given.items() if name != "input"
