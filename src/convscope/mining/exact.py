@@ -99,8 +99,9 @@ def on_grid(values: Tensor, exponent: Tensor, bits: int) -> tuple[Tensor, Tensor
     # A power of two, so that multiplying is exact.
     scaled = (values * torch.exp2(-exponent.double())).round_()
     limit = float(1 << bits)
-    clipped = scaled.abs() > limit
-    return scaled.clamp_(-limit, limit), clipped
+    # Not "greater": the mean of finite numbers can be NaN, where parts of their sum are infinite.
+    clipped = ~(scaled.abs() <= limit)
+    return scaled.nan_to_num_(0.0, limit, -limit).clamp_(-limit, limit), clipped
 
 
 def hashed(identity: Array) -> Array:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from convscope.errors import BadImage, Cancelled, ConvscopeError
 from convscope.images.reading import read_ahead
-from convscope.mining.accumulate import BLOCK, Accumulator, Floor, sample_ids
+from convscope.mining.accumulate import BLOCK, Accumulator, sample_ids
 from convscope.mining.reduce import Wanted, reduction
 from convscope.mining.state import LayerState
+from convscope.mining.tally import Floor
 from convscope.view import Array, View
 
 if TYPE_CHECKING:

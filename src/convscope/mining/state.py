@@ -90,14 +90,24 @@ class Histogram:
 
     def merge(self, other: Histogram) -> Histogram:
         """The sums of both, over the bins of either."""
-        if not self.count.shape[1] or not other.count.shape[1]:
-            return other if not self.count.shape[1] else self
-        first = min(self.first, other.first)
-        width = max(self.first + self.count.shape[1], other.first + other.count.shape[1]) - first
-        total = np.zeros((len(self.count), width), np.int64)
-        for each in (self, other):
-            start = each.first - first
-            total[:, start : start + each.count.shape[1]] += each.count
+        if not other.count.shape[1]:
+            return self
+        total = self.widened(other.first, other.first + other.count.shape[1] - 1)
+        if total is self:
+            total = Histogram(self.first, self.count.copy())
+        start = other.first - total.first
+        total.count[:, start : start + other.count.shape[1]] += other.count
+        return total
+
+    def widened(self, first: int, last: int) -> Histogram:
+        """The same counts over bins that include ``first`` to ``last``; itself where they are included."""
+        if self.count.shape[1]:
+            first, last = min(first, self.first), max(last, self.first + self.count.shape[1] - 1)
+        if last - first + 1 == self.count.shape[1]:
+            return self
+        total = np.zeros((len(self.count), last - first + 1), np.int64)
+        start = self.first - first
+        total[:, start : start + self.count.shape[1]] = self.count
         return Histogram(first, total)
 
 

@@ -92,7 +92,7 @@ def test_fifty_kills_change_no_byte(tmp_path: Path) -> None:
             before, status, interrupted = 0, 1, False
             while status:
                 child = children.start(folder)
-                time.sleep(chosen.uniform(0, seconds * chosen.choice((0.2, 0.4, 0.8))))
+                time.sleep(chosen.uniform(0, seconds * chosen.choice((0.3, 0.8, 1.5))))
                 if kills < KILLS:
                     os.kill(child, signal.SIGKILL)  # without effect where it has ended by itself
                 status = children.ended()
