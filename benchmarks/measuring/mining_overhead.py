@@ -62,9 +62,8 @@ def measure_here() -> None:
 
 def _measure(name: str, network: Network, device: str, quick: bool) -> list[Row]:
     batch_size = 8 if device == "cpu" else 64
-    before, rounds = (1, 1) if quick else (8, 5)
-    miner = Miner(work(network, PLANNED, batch_size), reading_threads=0)
-    size = miner.work.settings.shard_size
+    size, before, rounds = (128, 1, 1) if quick else (512, 4, 3)
+    miner = Miner(work(network, PLANNED, batch_size, size), reading_threads=0)
     shards = [Shard(number, number * size, (number + 1) * size) for number in range(before + rounds + 1)]
     what, ratios = f"mine every convolution of {name} on {device}", []
 

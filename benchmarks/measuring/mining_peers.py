@@ -109,7 +109,7 @@ def _measure(name: str, network: Network, crp: Any, quick: bool) -> list[Row]:
     images = prepared(0, count, *network.image_size)
     for parameter in network.module.parameters():
         parameter.requires_grad_(False)  # or its backward pass would compute gradients of the weights, too
-    miner = Miner(work(network, PLANNED, 8), reading_threads=0)
+    miner = Miner(work(network, PLANNED, 8, 1024), reading_threads=0)
     layers = list(miner.work.settings.layers)
     theirs, leanest = [], []
     with torch_threads(THREADS), warnings.catch_warnings():

@@ -44,10 +44,10 @@ def convolutions(network: Network) -> list[str]:
     return [layer.address for layer in network.layers if layer.kernel and layer.kernel.operation == "convolution"]
 
 
-def work(network: Network, count: int, batch_size: int) -> Work:
+def work(network: Network, count: int, batch_size: int, shard_size: int) -> Work:
     """Work over ``count`` made pictures, k = 100, every convolution."""
     pictures = cs.load_images(Pictures(count, *network.image_size, different=32))
-    asked = {"k": K, "batch_size": batch_size, "threads": THREADS}
+    asked = {"k": K, "batch_size": batch_size, "threads": THREADS, "shard_size": shard_size}
     settings = _new_settings(network, pictures, convolutions(network), asked)
     names = tuple(unique_names(pictures))
     plan = Plan(names, (len(names),), settings, network.fingerprint, "", {})

@@ -128,21 +128,21 @@ def reduce_maps(
 
 # ---- a block of images -----------------------------------------------------------------------------------------
 
-_TILE = 16  # units whose ranks and sums stay in the cache while the block's images are gone through
-_NEITHER = np.int32(0x7F800000)  # the bits of infinity; NaN's are above
+_TILE = 16  # units whose counts stay in the cache while the block's images are gone through
+_INFINITY = np.int32(0x7F800000)  # its bits; those of NaN are above
 _BIN_SHIFT = np.int32(20)
 _NO_ENTRY = np.int64(EMPTY)
+_PLACE = np.int64(0xFFFFFFFF)
 _LIMIT, _FINE_LIMIT = float(1 << BITS), float(1 << SUM_BITS)
 _FINE = float(1 << FINER)
 
 
 @_compiled()
-def _grid(value: Any, limit: Any) -> Any:
-    """:func:`convscope.mining.exact.on_grid` of one scaled value."""
+def _whole(value: Any, limit: Any) -> Any:
+    """:func:`convscope.mining.exact.on_grid` of a scaled value, in a form that vector instructions can follow."""
     rounded = np.rint(value)
-    if abs(rounded) <= limit:
-        return rounded, False
-    return (0.0 if np.isnan(rounded) else limit if rounded > 0 else -limit), True
+    rounded = rounded if rounded == rounded else 0.0
+    return min(max(rounded, -limit), limit)
 
 
 @_compiled()
@@ -151,6 +151,12 @@ def _code(bits: Any) -> Any:
     if bits == _LEAST:  # the zero with a sign
         return np.int32(0)
     return bits ^ ((bits >> _SIGN) & _BITS)
+
+
+@_compiled()
+def _side(bits: Any, which: Any) -> Any:
+    """The code that is smaller the better the value: of maxima (``which`` 0) or minima (1)."""
+    return _code(bits) if which else ~_code(bits)
 
 
 @_compiled()
@@ -166,80 +172,137 @@ def _enter(key: Any, position: Any, entry: Any, place: Any) -> None:
 
 
 @_compiled()
-def tally_block(
+def _find_bins(high: Any, low: Any, smallest: Any, found: Any) -> None:
+    """The bin of each of an image's maxima, by their bits; the smallest int32 where one counts nowhere."""
+    least = np.int32(smallest - 1)
+    for unit in range(high.shape[0]):
+        magnitude = high[unit] & _BITS
+        step = max(magnitude >> _BIN_SHIFT, least) - least
+        step = -step if high[unit] < 0 else step
+        finite = (magnitude < _INFINITY) & ((low[unit] & _BITS) < _INFINITY)
+        found[unit] = step if finite else _LEAST
+
+
+@_compiled()
+def _add_means(found: Any, mean: Any, scale: Any, pooled: Any, fine: Any, coarse: Any, clipped: Any) -> None:
+    """Add an image's means: ``fine`` and ``coarse`` [unit] are their sums on both grids, in float64 and exact."""
+    for unit in range(found.shape[0]):
+        value = np.float64(mean[unit]) * scale[unit] if found[unit] != _LEAST else 0.0
+        whole = _whole(value, _LIMIT)
+        pooled[unit] = whole
+        coarse[unit] += whole
+        fine[unit] += _whole(value * _FINE, _FINE_LIMIT)
+        clipped[unit] += 0.0 if abs(np.rint(value * _FINE)) <= _FINE_LIMIT else 1.0
+
+
+@_compiled()
+def _add_spots(
+    found: Any, mean: Any, square: Any, zeros: Any, scale: Any, square_scale: Any, sums: Any, totals: Any
+) -> None:
+    for unit in range(found.shape[0]):
+        if found[unit] == _LEAST:
+            continue
+        value = np.float64(square[unit]) * square_scale[unit]
+        totals[2, unit] += 0.0 if abs(np.rint(value)) <= _FINE_LIMIT else 1.0
+        sums[5, unit] += np.int64(_whole(np.float64(mean[unit]) * scale[unit] * _FINE, _FINE_LIMIT))
+        sums[6, unit] += np.int64(_whole(value, _FINE_LIMIT))
+        sums[7, unit] += zeros[unit]
+        sums[8, unit] += 1
+
+
+@_compiled()
+def add_block(
     bits: Any,
-    extreme: Any,
-    place: Any,
     mean: Any,
     mean_square: Any,
     zeros: Any,
-    identity: Any,
     spot: Any,
     scale: Any,
     square_scale: Any,
     smallest: Any,
-    key: Any,
-    position: Any,
     sums: Any,
-    top: Any,
-    bottom: Any,
     pooled: Any,
     found: Any,
 ) -> Any:
-    """Count a block's images; arrays as in :class:`~convscope.mining.reduce.Block` and :mod:`convscope.mining.tally`.
+    """Add up a block's images; arrays as in :class:`~convscope.mining.reduce.Block` and :mod:`convscope.mining.tally`.
 
-    ``bits`` are those of ``extreme`` [2, image, unit]; ``scale`` and ``square_scale`` [unit] bring means and mean
+    ``bits`` [2, image, unit] are those of maxima and minima; ``scale`` and ``square_scale`` [unit] bring means and mean
     squares onto their grids. ``pooled`` [image, unit] gets the means there, ``found`` the bin of each maximum, the
     smallest int32 where it counts nowhere. Returns the first and the last bin.
     """
     _, images, units = bits.shape
     first, last = _MOST, _LEAST
-    worst = np.empty(1, np.int32)
-    number = worst.view(np.float32)
-    for begin in range(0, units, _TILE):
-        end = min(begin + _TILE, units)
-        for image in range(images):
-            for unit in range(begin, end):
-                high, low = bits[0, image, unit], bits[1, image, unit]
-                if (high & _BITS) >= _NEITHER or (low & _BITS) >= _NEITHER:
-                    pooled[image, unit] = 0.0
-                    found[image, unit] = _LEAST
-                    sums[2, unit] += 1
-                    continue
-                if extreme[0, image, unit] >= top[unit]:
-                    entry = (np.int64(~_code(high)) << 32) + identity[image]
-                    _enter(key[0, unit], position[0, unit], entry, place[0, image, unit])
-                if extreme[1, image, unit] <= bottom[unit]:
-                    entry = (np.int64(_code(low)) << 32) + identity[image]
-                    _enter(key[1, unit], position[1, unit], entry, place[1, image, unit])
-                value = np.float64(mean[image, unit]) * scale[unit]
-                coarse, _ = _grid(value, _LIMIT)
-                fine, clipped = _grid(value * _FINE, _FINE_LIMIT)
-                pooled[image, unit] = coarse
-                sums[0, unit] += np.int64(fine)
-                sums[1, unit] += np.int64(coarse)
-                sums[3, unit] += high > 0
-                sums[4, unit] += clipped
-                if spot[image]:
-                    square, clipped = _grid(np.float64(mean_square[image, unit]) * square_scale[unit], _FINE_LIMIT)
-                    sums[4, unit] += clipped
-                    sums[5, unit] += np.int64(fine)
-                    sums[6, unit] += np.int64(square)
-                    sums[7, unit] += zeros[image, unit]
-                    sums[8, unit] += 1
-                step = max((high & _BITS) >> _BIN_SHIFT, smallest - 1) - (smallest - 1)
-                step = np.int32(-step if high < 0 else step)
-                found[image, unit] = step
+    totals = np.zeros((3, units))
+    for image in range(images):
+        _find_bins(bits[0, image], bits[1, image], smallest, found[image])
+        _add_means(found[image], mean[image], scale, pooled[image], totals[0], totals[1], totals[2])
+        if spot[image]:
+            _add_spots(found[image], mean[image], mean_square[image], zeros[image], scale, square_scale, sums, totals)
+        for unit in range(units):
+            step = found[image, unit]
+            if step == _LEAST:
+                sums[2, unit] += 1
+            else:
                 first, last = min(first, step), max(last, step)
-        for unit in range(begin, end):
-            best, least = key[0, unit, -1], key[1, unit, -1]
-            if best != _NO_ENTRY:
-                worst[0] = _code(np.int32(~(best >> 32)))
-                top[unit] = max(top[unit], number[0])
-            if least != _NO_ENTRY:
-                worst[0] = _code(np.int32(least >> 32))
-                bottom[unit] = min(bottom[unit], number[0])
+                sums[3, unit] += bits[0, image, unit] > 0
+    for unit in range(units):
+        sums[0, unit] += np.int64(totals[0, unit])
+        sums[1, unit] += np.int64(totals[1, unit])
+        sums[4, unit] += np.int64(totals[2, unit])
     return first, last
+
+
+@_compiled()
+def rank_few(
+    bits: Any, which: Any, found: Any, candidate: Any, place: Any, identity: Any, key: Any, position: Any
+) -> None:
+    """Rank a block's maxima (``which`` 0) or minima (1) one by one.
+
+    ``bits``, ``found``, ``candidate`` and ``place`` [image, unit]; ``key`` and ``position`` [unit, rank].
+    """
+    images, units = bits.shape
+    for image in range(images):
+        for unit in range(units):
+            if candidate[image, unit] and found[image, unit] != _LEAST:
+                entry = (np.int64(_side(bits[image, unit], which)) << 32) + identity[image]
+                _enter(key[unit], position[unit], entry, place[image, unit])
+
+
+@_compiled()
+def list_entries(bits: Any, which: Any, found: Any, candidate: Any, order: Any, entries: Any) -> None:
+    """Write candidates into ``entries`` [unit, image]: a code and the image's place in ``order``, to be sorted."""
+    images, units = bits.shape
+    for begin in range(0, units, _TILE):
+        for place in range(images):
+            image = order[place]
+            for unit in range(begin, min(begin + _TILE, units)):
+                good = candidate[image, unit] and found[image, unit] != _LEAST
+                entry = (np.int64(_side(bits[image, unit], which)) << 32) + place
+                entries[unit, place] = entry if good else _NO_ENTRY
+
+
+@_compiled()
+def merge_entries(entries: Any, order: Any, identity: Any, place: Any, key: Any, position: Any) -> None:
+    """Merge each unit's sorted ``entries`` with its sorted ranks."""
+    units, images = entries.shape
+    ranks = key.shape[1]
+    old_key, old_position = np.empty(ranks, np.int64), np.empty(ranks, np.int32)
+    for unit in range(units):
+        if entries[unit, 0] == _NO_ENTRY:
+            continue
+        old_key[:], old_position[:] = key[unit], position[unit]
+        old = new = 0
+        entry, image = _NO_ENTRY, 0
+        for rank in range(ranks):
+            if entry == _NO_ENTRY and new < images and entries[unit, new] != _NO_ENTRY:
+                image = order[entries[unit, new] & _PLACE]
+                entry = ((entries[unit, new] >> 32) << 32) + identity[image]
+            if entry < old_key[old]:
+                key[unit, rank], position[unit, rank] = entry, place[image, unit]
+                entry, new = _NO_ENTRY, new + 1
+            else:
+                key[unit, rank], position[unit, rank] = old_key[old], old_position[old]
+                old += 1
 
 
 @_compiled()
@@ -253,4 +316,4 @@ def count_bins(found: Any, first: Any, count: Any) -> None:
                     count[unit, found[image, unit] - first] += 1
 
 
-__all__ = ["count_bins", "reduce_maps", "tally_block"]
+__all__ = ["add_block", "count_bins", "list_entries", "merge_entries", "rank_few", "reduce_maps"]

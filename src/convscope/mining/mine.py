@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from convscope.store import Store
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
+    from concurrent.futures import Future
 
     from convscope.mining.executors import Executor
     from convscope.mining.state import LayerState
@@ -103,14 +105,23 @@ def _run(study: Study, work: Work, executor: Executor) -> Study:
     done = study.count - sum(len(shard) for shard in pending)
     counter = _Progress(done, study.count)
     counter.tell()
-    with closing(executor.run(work, pending, counter.add)) as results:
+    # A shard is written while the next one is mined, and before the one after that is begun: a process that is killed
+    # has lost no finished shard but the one at hand.
+    with (
+        ThreadPoolExecutor(1, "convscope-commit") as writer,
+        closing(executor.run(work, pending, counter.add)) as results,
+    ):
+        written: Future[None] | None = None
         for result in results:
             if result.shard.index in ledger:
                 continue
             ledger[result.shard.index] = ""
             merged = merge(merged, result.states)
-            # Before anything else goes on: a process that is killed has lost no more than the shards at hand.
-            commit(study.store, study.network, result, merged)
+            if written is not None:
+                written.result()
+            written = writer.submit(commit, study.store, study.network, result, merged)
+        if written is not None:
+            written.result()
     if not any(state.images for state in merged.values()):
         raise BadImage(
             "no image could be read", where=_first_reason(study), next_step="give a folder with undamaged images"
@@ -223,10 +234,10 @@ def _new_settings(
 def _shard_size(images: int, largest: int) -> int:
     """Small enough that workers share a small set and first results come soon, large enough that writing is cheap.
 
-    >>> [_shard_size(images, 1024) for images in (10, 1000, 100_000)]
-    [64, 250, 1024]
+    >>> [_shard_size(images, 1024) for images in (10, 300, 1000, 2000, 100_000)]
+    [64, 150, 256, 500, 1024]
     """
-    return max(64, min(images // 4, largest))
+    return max(64, min(max(images // 4, 256), (images + 1) // 2, largest))
 
 
 def _first_images(network: Network, images: ImageSet) -> torch.Tensor:

@@ -372,10 +372,10 @@ def calibration(network: Network, layers: Any, images: Tensor, threads: int) -> 
     found: dict[str, tuple[Array, Array]] = {}
 
     def consume(address: str, output: Tensor) -> None:
-        units = network.layer(address).to_units(output).detach().double().flatten(2)
-        pooled, square = units.mean(2).abs(), units.square().mean(2)
+        units = network.layer(address).to_units(output).detach().flatten(2).float()
+        pooled, square = units.mean(2).abs(), torch.linalg.vector_norm(units, dim=2).square() / units.shape[2]
         found[address] = tuple(  # type: ignore[assignment]
-            torch.nan_to_num(each, 0.0, 0.0, 0.0).amax(0).cpu().numpy() for each in (pooled, square)
+            torch.nan_to_num(each, 0.0, 0.0, 0.0).amax(0).double().cpu().numpy() for each in (pooled, square)
         )
 
     with torch_threads(threads), network.trace(layers, consume=consume) as trace:

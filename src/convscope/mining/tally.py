@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from convscope.mining.reduce import Block, Reduction
     from convscope.mining.settings import Grid
+    from convscope.view import Array
 
 SUMS = 9
+_FEW = 8  # one in so many: below it, candidates are ranked one by one
 
 
 class Floor:
@@ -144,39 +146,54 @@ def _add(sums: Tensor, *values: Tensor) -> None:
 
 
 def tally_with_numba(tally: Tally, block: Block, images: Tensor, spots: Tensor) -> Tensor:
-    """The same in one pass, for blocks in the processor's own memory."""
-    from convscope.mining.compiled import count_bins, tally_block
+    """The same in a few passes, for blocks in the processor's own memory."""
+    from convscope.mining.compiled import add_block, count_bins
 
     count = len(images)
-    extreme = block.extreme[:, :count].numpy()
+    bits = block.extreme[:, :count].view(torch.int32).numpy()
     spot = np.zeros(count, bool)
     spot[spots.numpy()] = True
-    pooled = torch.empty(extreme.shape[1:], dtype=torch.float64)
-    found = np.empty(extreme.shape[1:], np.int32)
-    first, last = tally_block(
-        extreme.view(np.int32),
-        extreme,
-        block.place.numpy(),
+    pooled = torch.empty(bits.shape[1:], dtype=torch.float64)
+    found = np.empty(bits.shape[1:], np.int32)
+    first, last = add_block(
+        bits,
         block.mean.numpy(),
         block.mean_square.numpy(),
         block.zeros.numpy(),
-        images.numpy(),
         spot,
         np.ldexp(1.0, -tally.exponent.numpy()),
         np.ldexp(1.0, -tally.square_exponent.numpy()),
         tally.smallest_bin,
-        tally.key.numpy(),
-        tally.position.numpy(),
         tally.sums.numpy(),
-        tally.floor.top.numpy(),
-        tally.floor.bottom.numpy(),
         pooled.numpy(),
         found,
     )
     if first <= last:
         tally.maxima = tally.maxima.widened(first, last)
         count_bins(found, tally.maxima.first, tally.maxima.count)
+    candidates = (block.extreme[0, :count] >= tally.floor.top), (block.extreme[1, :count] <= tally.floor.bottom)
+    for which, candidate in enumerate(candidates):
+        _rank_compiled(tally, which, bits[which], found, block.place[which].numpy(), images.numpy(), candidate.numpy())
+    tally.floor.raise_to(tally.key)
     return pooled
+
+
+def _rank_compiled(
+    tally: Tally, which: int, bits: Array, found: Array, place: Array, images: Array, candidate: Array
+) -> None:
+    """Few candidates enter their ranks one by one; many are sorted, by NumPy's vector instructions, and merged."""
+    from convscope.mining.compiled import list_entries, merge_entries, rank_few
+
+    key, position = tally.key[which].numpy(), tally.position[which].numpy()
+    few = np.count_nonzero(candidate) * _FEW < candidate.size
+    if few:
+        rank_few(bits, which, found, candidate, place, images, key, position)
+        return
+    order = images.argsort()
+    entries = np.empty(bits.T.shape, np.int64)
+    list_entries(bits, which, found, candidate, order, entries)
+    entries.sort(axis=1)
+    merge_entries(entries, order, images, place, key, position)
 
 
 __all__ = ["Floor", "Tally", "tallying"]
