@@ -8,10 +8,8 @@ largest value that is good enough.
 
 from __future__ import annotations
 
-import sys
-
 from measuring import attribution_captum, attribution_memory, attribution_steps
-from measuring.rows import Row, arguments, report
+from measuring.rows import main
 
 PARTS = {
     "methods": attribution_captum.measure,
@@ -20,18 +18,5 @@ PARTS = {
     "checks": attribution_steps.measure_checks,
 }
 
-
-def main() -> None:
-    """Measure every part, or one, and report."""
-    options = arguments(__doc__.splitlines()[0])
-    if options.only is not None and options.only not in PARTS:
-        sys.exit(f"there is no part {options.only!r}: choose {', '.join(PARTS)}")
-    rows: list[Row] = []
-    for name, measure in PARTS.items():
-        if options.only in (None, name):
-            rows += measure(options.quick)
-    report(rows, "attribution", options.json)
-
-
 if __name__ == "__main__":
-    main()
+    main("attribution", __doc__, PARTS)

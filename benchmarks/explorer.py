@@ -6,10 +6,8 @@ Everything is measured beside what it is compared with, in the same run. A goal 
 
 from __future__ import annotations
 
-import sys
-
 from measuring import capture, imports, page
-from measuring.rows import Row, arguments, report
+from measuring.rows import main
 
 PARTS = {
     "capture": capture.measure,
@@ -18,18 +16,5 @@ PARTS = {
     "gallery": page.measure_gallery,
 }
 
-
-def main() -> None:
-    """Measure every part, or one, and report."""
-    options = arguments(__doc__.splitlines()[0])
-    if options.only is not None and options.only not in PARTS:
-        sys.exit(f"there is no part {options.only!r}: choose {', '.join(PARTS)}")
-    rows: list[Row] = []
-    for name, measure in PARTS.items():
-        if options.only in (None, name):
-            rows += measure(options.quick)
-    report(rows, "explorer", options.json)
-
-
 if __name__ == "__main__":
-    main()
+    main("explorer", __doc__, PARTS)

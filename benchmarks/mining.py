@@ -7,10 +7,8 @@ where more is better, the row is the inverse, so that a goal is always the large
 
 from __future__ import annotations
 
-import sys
-
 from measuring import mining_end_to_end, mining_memory, mining_overhead, mining_peers
-from measuring.rows import Row, arguments, report
+from measuring.rows import main
 
 PARTS = {
     "overhead": mining_overhead.measure,
@@ -22,18 +20,5 @@ PARTS = {
     "parts": mining_memory.measure_parts,
 }
 
-
-def main() -> None:
-    """Measure every part, or one, and report."""
-    options = arguments(__doc__.splitlines()[0])
-    if options.only is not None and options.only not in PARTS:
-        sys.exit(f"there is no part {options.only!r}: choose {', '.join(PARTS)}")
-    rows: list[Row] = []
-    for name, measure in PARTS.items():
-        if options.only in (None, name):
-            rows += measure(options.quick)
-    report(rows, "mining", options.json)
-
-
 if __name__ == "__main__":
-    main()
+    main("mining", __doc__, PARTS)

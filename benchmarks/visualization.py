@@ -7,10 +7,8 @@ where more is better, the row is the inverse, so that a goal is always the large
 
 from __future__ import annotations
 
-import sys
-
 from measuring import visualization_natural, visualization_peers
-from measuring.rows import Row, arguments, report
+from measuring.rows import main
 
 PARTS = {
     "lucent": visualization_peers.measure,
@@ -18,18 +16,5 @@ PARTS = {
     "natural": visualization_natural.measure,
 }
 
-
-def main() -> None:
-    """Measure every part, or one, and report."""
-    options = arguments(__doc__.splitlines()[0])
-    if options.only is not None and options.only not in PARTS:
-        sys.exit(f"there is no part {options.only!r}: choose {', '.join(PARTS)}")
-    rows: list[Row] = []
-    for name, measure in PARTS.items():
-        if options.only in (None, name):
-            rows += measure(options.quick)
-    report(rows, "visualization", options.json)
-
-
 if __name__ == "__main__":
-    main()
+    main("visualization", __doc__, PARTS)

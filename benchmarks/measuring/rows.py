@@ -6,7 +6,10 @@ import argparse
 import json
 import os
 import platform
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,9 +45,25 @@ class Row:
         }
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """``--quick`` for fewer repetitions, ``--json FILE`` for the rows, ``--only`` for some of the parts."""
-    parser = argparse.ArgumentParser(description=description)
+Measure = Callable[[bool], list[Row]]
+
+
+def main(title: str, description: str, parts: Mapping[str, Measure]) -> None:
+    """Measure every part, or one, and report. A file keeps the rows that it has of the parts that weren't measured."""
+    options = _arguments(description)
+    if options.only is not None and options.only not in parts:
+        sys.exit(f"there is no part {options.only!r}: choose {', '.join(parts)}")
+    found: dict[str, list[Row]] = {}
+    for name, measure in parts.items():
+        if options.only in (None, name):
+            found[name] = measure(options.quick)
+    _print([row for rows in found.values() for row in rows], title)
+    if options.json is not None:
+        _write(found, tuple(parts), options.json)
+
+
+def _arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: minutes become a minute")
     parser.add_argument("--json", metavar="FILE", type=Path, help="where to write the rows")
     parser.add_argument("--only", metavar="PART", help="one part only, by its name")
@@ -57,8 +76,7 @@ def percentile(values: Sequence[float], fraction: float) -> float:
     return ordered[max(0, -(-int(fraction * 1000) * len(ordered) // 1000) - 1)]
 
 
-def report(rows: Sequence[Row], title: str, file: Path | None) -> None:
-    """Print the rows as a table, and write them as JSON where asked for."""
+def _print(rows: Sequence[Row], title: str) -> None:
     table = Table(
         title=title,
         caption=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
@@ -74,9 +92,21 @@ def report(rows: Sequence[Row], title: str, file: Path | None) -> None:
         goal = "" if row.goal is None else f"≤ {row.goal:g}"
         table.add_row(row.name, f"{row.value:.3g} {row.unit}", goal, mark, row.compared_with)
     Console(width=None if os.isatty(1) else 140).print(table)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(
-            json.dumps([row.to_json() for row in rows], indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+
+
+def _write(found: Mapping[str, Sequence[Row]], order: Sequence[str], file: Path) -> None:
+    """One list of rows in the order of the parts; each says when it was measured, and how busy the machine was then."""
+    known: list[dict[str, object]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    state = {"measured": datetime.now(tz=UTC).date().isoformat(), "load_average": round(os.getloadavg()[0], 1)}
+    rows = [
+        row
+        for part in order
+        for row in (
+            [{"part": part, **row.to_json(), **state} for row in found[part]]
+            if part in found
+            else [row for row in known if row.get("part") == part]
         )
-        print(f"written to {file}")
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"written to {file}")
