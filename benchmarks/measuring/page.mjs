@@ -2,8 +2,10 @@
 //   first-grid: seconds from starting the process to tiles on the contact sheet's canvas
 //   scroll: milliseconds between frames while a sheet of 2,048 units scrolls, and how many nodes the page has
 //   gallery: the same while every patch of a layer of 2,048 units scrolls by, and how long a still window takes to fill
+//   soak: many pages watch one training run; the server's memory over the time, its errors, the frames of each page
 //   unit-switches: milliseconds from a key (or a new address) to the unit's kernel, gradient and map on the screen
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { performance } from "node:perf_hooks";
 
@@ -207,6 +209,31 @@ async function gallery(page) {
   return { ...scrolled, filled };
 }
 
+/** Let `task.pages` pages, the first of which is open, watch for `task.seconds`. */
+async function soak(page, server) {
+  const [errors, frames] = [[], []];
+  for (let number = 0; number < task.pages; number++) {
+    const each = number ? await page.context().newPage() : page;
+    frames.push(0);
+    each.on("response", (response) => {
+      if (response.status() >= 500) errors.push(`${response.status()} ${response.url()}`);
+      if (response.status() === 200 && new URL(response.url()).pathname.endsWith("/frame")) frames[number]++;
+    });
+    each.on("pageerror", (error) => errors.push(String(error)));
+    await (number ? each.goto(page.url()) : each.reload());
+    await each.locator("canvas").first().waitFor({ timeout: PATIENCE });
+  }
+  frames.fill(0);
+  const begun = performance.now();
+  const memory = [];
+  while (performance.now() - begun < 1000 * task.seconds) {
+    const [, kilobytes] = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.pid}/status`, "utf8"));
+    memory.push([(performance.now() - begun) / 1000, Number(kilobytes) / 1024]);
+    await new Promise((resolve) => setTimeout(resolve, 5_000));
+  }
+  return { errors, frames, memory };
+}
+
 const browser = await chromium.launch({
   executablePath: process.env.CONVSCOPE_CHROMIUM ?? process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
@@ -227,6 +254,8 @@ try {
     console.log(JSON.stringify(await scroll(page)));
   } else if (task.journey === "gallery") {
     console.log(JSON.stringify(await gallery(page)));
+  } else if (task.journey === "soak") {
+    console.log(JSON.stringify(await soak(page, server)));
   } else {
     console.log(JSON.stringify(await unitSwitches(page)));
   }

@@ -30,7 +30,7 @@ def measure(quick: bool) -> list[Row]:
 
 
 def _first_grid(times: int) -> list[Row]:
-    seconds = [_browse({"journey": "first-grid", "command": [*_convscope(), "demo"]})["seconds"] for _ in range(times)]
+    seconds = [browse({"journey": "first-grid", "command": [*convscope(), "demo"]})["seconds"] for _ in range(times)]
     print(f"first grid after {', '.join(f'{each:.2f}' for each in seconds)} s")
     how = "from starting the process to tiles on the canvas; Chromium already runs, nothing is cached"
     return [
@@ -42,10 +42,10 @@ def _first_grid(times: int) -> list[Row]:
 def _unit_switches(quick: bool) -> list[Row]:
     spec = f"{(HERE / 'resnet18.py').relative_to(ROOT)}:resnet18"
     with tempfile.TemporaryDirectory(prefix="convscope-benchmark-") as study:
-        found = _browse(
+        found = browse(
             {
                 "journey": "unit-switches",
-                "command": [*_convscope(), "open", spec, "--weights", "random", "--study", f"{study}/study"],
+                "command": [*convscope(), "open", spec, "--weights", "random", "--study", f"{study}/study"],
                 "layers": 6 if quick else 20,
                 "units": 3 if quick else 6,
             }
@@ -80,7 +80,7 @@ def _unit_switches(quick: bool) -> list[Row]:
 
 def _scroll() -> list[Row]:
     spec = f"{(HERE / 'wide.py').relative_to(ROOT)}:wide"
-    found = _browse({"journey": "scroll", "command": [*_convscope(), "open", spec, "--images", "demo"]})
+    found = browse({"journey": "scroll", "command": [*convscope(), "open", spec, "--images", "demo"]})
     how = f"scrolling 2,048 units by 40 px a frame, {len(found['frames'])} frames"
     return [
         Row("scroll, median frame", median(found["frames"]), "ms", FRAME_GOAL, how),
@@ -93,8 +93,8 @@ def measure_gallery(_quick: bool) -> list[Row]:
     """Rows for the gallery of every patch of 2,048 units, mined from the page over the embedded photos."""
     spec = f"{(HERE / 'wide.py').relative_to(ROOT)}:wide"
     with tempfile.TemporaryDirectory(prefix="convscope-benchmark-") as study:
-        command = [*_convscope(), "open", spec, "--images", "demo", "--study", f"{study}/study"]
-        found = _browse({"journey": "gallery", "command": command})
+        command = [*convscope(), "open", spec, "--images", "demo", "--study", f"{study}/study"]
+        found = browse({"journey": "gallery", "command": command})
     thumbnails = f"{found['thumbnails']:,} thumbnails"
     if found["thumbnails"] < THUMBNAILS:
         sys.exit(f"the gallery holds {thumbnails} only")
@@ -107,12 +107,13 @@ def measure_gallery(_quick: bool) -> list[Row]:
     ]
 
 
-def _convscope() -> list[str]:
+def convscope() -> list[str]:
+    """The command, as it is installed beside this Python."""
     command = Path(sys.executable).with_name("convscope")
     return [str(command)] if command.exists() else [sys.executable, "-m", "convscope"]
 
 
-def _browse(task: dict[str, Any]) -> Any:
+def browse(task: dict[str, Any]) -> Any:
     """Run page.mjs, which starts the command and drives the browser."""
     # The Makefile's Node: in the environment if it had to be installed, else the machine's.
     node = shutil.which("node", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import defaultdict
 from contextlib import suppress
+from math import inf
 from threading import Event
 
 import torch
@@ -44,6 +45,20 @@ def measure_preview(quick: bool) -> list[Row]:  # noqa: ARG001 - it takes second
     ]
 
 
+def _bound(network: cs.Network, address: str, unit: int) -> float:
+    """The largest value that a convolution's unit can have, as far as its weights and the rectifier before it tell."""
+    layer = network.layer(address)
+    source = layer
+    while source is layer or source.kind.lower().startswith(("zeropad", "pad", "dropout", "maxpool")):
+        if source.inputs[0] == "input":
+            return inf
+        source = network.layer(source.inputs[0])
+    if layer.kernel is None or not source.kind.lower().startswith(("relu", "hardtanh")):
+        return inf
+    weight = layer.kernel.weight[unit]
+    return inf if bool((weight > 0).any()) else float(layer.kernel.bias[unit]) if layer.kernel.bias is not None else 0.0
+
+
 def measure(quick: bool) -> list[Row]:
     """Random units of the network that the environment names; none where it names none."""
     spec, weights, folder = (os.environ.get(f"CONVSCOPE_{name}") for name in ("NETWORK", "WEIGHTS", "IMAGES"))
@@ -62,19 +77,22 @@ def measure(quick: bool) -> list[Row]:
         wanted[address].append(unit)
     with tempfile.TemporaryDirectory(prefix="convscope-benchmark-") as study:
         cs.mine(network, images, layers=list(wanted), k=1, study=study)
-        below, started = [], time.process_time()
+        below, bounded, started = [], 0, time.process_time()
         for address, units in wanted.items():
             view = network.view(
                 "feature_visualization", address, units=",".join(map(str, sorted(units))), study=study, ranks=1
             )
             pairs = list(zip(sorted(units), view["score"].tolist(), view["natural_score"].tolist(), strict=True))
             below += [f"{address}:{unit} ({ours:.3g} of {best:.3g})" for unit, ours, best in pairs if not ours > best]
+            bounded += sum(not ours > best and best >= _bound(network, address, unit) for unit, ours, best in pairs)
             print(f"{address}: " + ", ".join(f"{ours / best:.2f}" for _, ours, best in pairs) + " × the best")
         seconds = (time.process_time() - started) / sum(map(len, wanted.values()))
     count = sum(map(len, wanted.values()))
     what = f"{network.name}, {count} random units of all convolutions, the best of {len(images)} images"
     missing = f"; not above: {', '.join(below)}" if below else ""
+    able = f"{what}; without {bounded} that no image can raise above it: no input is below 0 and no weight above"
     return [
         Row("share of optimized images not above the best natural one", len(below) / count, "", 0.05, what + missing),
+        Row("… of the units that can rise", (len(below) - bounded) / (count - bounded), "", 0.05, able),
         Row("processor time per optimized image", seconds, "s", None, what),
     ]

@@ -137,7 +137,12 @@ test("a unit: patches and their projections, an optimized image beside natural o
   await expect(page.locator("[data-optimized]")).toHaveAttribute("data-optimized", "mixtures:9");
   await page.locator("body").press("l");
   await expect(page.locator("[data-address]")).toHaveText("mixtures:10");
-  await expect(page.locator('[data-section="optimized"] [data-start]')).toBeVisible();
+  // What was begun goes on while the page is loaded again, which then waits for it.
+  const begun = page.waitForResponse((response) => response.status() === 202);
+  await page.locator('[data-section="optimized"] [data-start]').click();
+  await begun;
+  await page.reload();
+  await expect(page.locator("[data-optimized]")).toHaveAttribute("data-optimized", "mixtures:10", { timeout: 60_000 });
 });
 
 test("sheets of projections and of optimized images", async ({ explorer: page, server }) => {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ from convscope.store import Store
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
-    from concurrent.futures import Future
 
     from convscope.mining.executors import Executor
     from convscope.mining.state import LayerState
@@ -105,23 +103,14 @@ def _run(study: Study, work: Work, executor: Executor) -> Study:
     done = study.count - sum(len(shard) for shard in pending)
     counter = _Progress(done, study.count)
     counter.tell()
-    # A shard is written while the next one is mined, and before the one after that is begun: a process that is killed
-    # has lost no finished shard but the one at hand.
-    with (
-        ThreadPoolExecutor(1, "convscope-commit") as writer,
-        closing(executor.run(work, pending, counter.add)) as results,
-    ):
-        written: Future[None] | None = None
+    with closing(executor.run(work, pending, counter.add)) as results:
         for result in results:
             if result.shard.index in ledger:
                 continue
             ledger[result.shard.index] = ""
             merged = merge(merged, result.states)
-            if written is not None:
-                written.result()
-            written = writer.submit(commit, study.store, study.network, result, merged)
-        if written is not None:
-            written.result()
+            # Before anything else goes on: a process that is killed has lost no more than the shards at hand.
+            commit(study.store, study.network, result, merged)
     if not any(state.images for state in merged.values()):
         raise BadImage(
             "no image could be read", where=_first_reason(study), next_step="give a folder with undamaged images"

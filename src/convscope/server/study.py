@@ -256,7 +256,7 @@ class Studying:
         try:
             await self._jobs.run_aside(MINING, work, self._name)
         except Cancelled:
-            pass
+            pass  # somebody's wish, no failure; what was finished is kept
         except ConvscopeError as error:
             self.failure = error
         except Exception as error:

@@ -139,7 +139,7 @@ class Training:
         try:
             await begin()
         except Cancelled:
-            pass
+            pass  # somebody's wish, no failure
         except Exception as error:
             known = error if isinstance(error, ConvscopeError) else None
             _log.error("the run can't be begun: %s", error, exc_info=None if known else error)

@@ -58,11 +58,15 @@ export class ViewCache {
     });
   }
 
-  /** The View if it was computed before, here or by the source; null where it would have to be computed. */
-  async known(request: ViewRequest, signal: AbortSignal): Promise<View | null> {
+  /**
+   * The View if it was computed before, here or by the source; null where it would have to be computed. Where that is
+   * under way already, `joined` is told what the job is called here, and it is waited for.
+   */
+  async known(request: ViewRequest, signal: AbortSignal, joined: (job: string) => void = () => {}): Promise<View | null> {
     const here = this.peek(request);
     if (here) return here;
-    const view = (await this.source.known?.(request, signal)) ?? null;
+    const job = newJob();
+    const view = (await this.source.known?.(request, job, signal, () => joined(job))) ?? null;
     if (view) this.keep(viewKey(request), view);
     return view;
   }

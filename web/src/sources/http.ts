@@ -38,10 +38,11 @@ export class Http {
     return response.status === 204 ? null : this.read(await response.arrayBuffer(), path);
   }
 
-  /** A View, or the job that makes it (202). */
-  async viewOrJob(path: string, init?: RequestInit): Promise<{ view: View | null }> {
+  /** A View, "job" where one makes it (202), or null where the server has nothing to say (204). */
+  async viewOrJob(path: string, init?: RequestInit): Promise<View | "job" | null> {
     const response = await this.fetch(path, init);
-    return { view: response.status === 202 ? null : this.read(await response.arrayBuffer(), path) };
+    if (response.status === 202) return "job";
+    return response.status === 204 ? null : this.read(await response.arrayBuffer(), path);
   }
 
   async fetch(path: string, init?: RequestInit): Promise<Response> {

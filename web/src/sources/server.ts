@@ -9,6 +9,9 @@ import { atlasPath, viewPath, type AtlasRequest, type SaveFormat, type Source, t
 
 const hasEnded = ({ state }: Job): boolean => state === "done" || state === "failed" || state === "cancelled";
 
+/** Who asks, and what the work is called if this begins or joins some. */
+const asking = (job: string): Record<string, string> => ({ "X-Convscope-Job": job, "X-Convscope-Page": PAGE });
+
 const aborted = (signal: AbortSignal): Promise<never> =>
   new Promise((_, reject) => {
     const reason = () => reject(new DOMException("superseded", "AbortError"));
@@ -51,29 +54,55 @@ export class ServerSource implements Source {
 
   async view(request: ViewRequest, job: string, signal: AbortSignal): Promise<View> {
     const path = viewPath(request);
-    const headers: Record<string, string> = { "X-Convscope-Job": job, "X-Convscope-Page": PAGE };
+    const headers = asking(job);
     if (!this.long.has(request.method)) return this.http.view(path, { signal, headers });
-    // What takes minutes holds no connection: the line of events tells when it is there.
-    const stop = () => void this.cancel(job).catch(() => undefined);
-    signal.addEventListener("abort", stop, { once: true });
+    const stop = this.cancelWith(signal, job);
+    try {
+      return (await this.awaited(path, job, signal, headers)) ?? (await this.http.view(path, { signal, headers }));
+    } finally {
+      stop();
+    }
+  }
+
+  async known(request: ViewRequest, job: string, signal: AbortSignal, underWay: () => void): Promise<View | null> {
+    const path = viewPath(request);
+    const headers = { ...asking(job), "Cache-Control": "only-if-cached" };
+    if (!this.long.has(request.method)) return this.http.viewIfAny(path, { signal, headers });
+    let stop = () => {};
+    try {
+      // Somebody may have begun it, this page before it was loaded again for one: this joins, and begins nothing.
+      return await this.awaited(path, job, signal, headers, () => {
+        stop = this.cancelWith(signal, job);
+        underWay();
+      });
+    } finally {
+      stop();
+    }
+  }
+
+  /** What takes minutes holds no connection: the line of events tells when it is there. */
+  private async awaited(path: string, job: string, signal: AbortSignal, headers: Record<string, string>, underWay = () => {}): Promise<View | null> {
     const ended = new Promise<void>((resolve) => this.ends.set(job, resolve));
     try {
       const answer = await this.http.viewOrJob(path, { signal, headers: { ...headers, Prefer: "respond-async" } });
-      if (answer.view) return answer.view;
+      if (answer !== "job") return answer;
+      underWay();
       await Promise.race([ended, aborted(signal)]);
       const over = await this.http.json<EndedJob>(`api/jobs/${job}`, { signal }).catch(() => null);
       if (over?.state === "failed" && over.failure) throw new Failure(over.failure);
       if (over?.state === "cancelled") throw new Failure({ what: "", where: "", next_step: "", kind: "cancelled" });
       // It is there now; if the line of events broke meanwhile, this waits for it.
-      return await this.http.view(path, { signal, headers });
+      return await this.http.view(path, { signal, headers: asking(job) });
     } finally {
-      signal.removeEventListener("abort", stop);
       this.ends.delete(job);
     }
   }
 
-  known(request: ViewRequest, signal: AbortSignal): Promise<View | null> {
-    return this.http.viewIfAny(viewPath(request), { signal, headers: { "Cache-Control": "only-if-cached" } });
+  /** Cancel a job when the one who waits for it gives up; returns how to leave it alone. */
+  private cancelWith(signal: AbortSignal, job: string): () => void {
+    const stop = () => void this.cancel(job).catch(() => undefined);
+    signal.addEventListener("abort", stop, { once: true });
+    return () => signal.removeEventListener("abort", stop);
   }
 
   preview = (job: string, after: number, signal: AbortSignal) =>

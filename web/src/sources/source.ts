@@ -35,8 +35,8 @@ export interface Source {
   /** What one neuron, layer:channel:row,column, sees of the prepared image. */
   receptiveField(unit: string, signal?: AbortSignal): Promise<ReceptiveFieldBox>;
   view(request: ViewRequest, job: string, signal: AbortSignal): Promise<View>;
-  /** A View that was computed before; null where it would have to be computed. */
-  known(request: ViewRequest, signal: AbortSignal): Promise<View | null>;
+  /** A View that was computed before, or is being computed: then it is waited for as `job`. Null where nobody began it. */
+  known(request: ViewRequest, job: string, signal: AbortSignal, underWay: () => void): Promise<View | null>;
   /** What a job has made so far, newer than its preview number `after`; null where there is nothing newer to show. */
   preview(job: string, after: number, signal: AbortSignal): Promise<View | null>;
   cancel(job: string): Promise<void>;

@@ -144,17 +144,17 @@ export class PicturesState {
           : optimizedRequest(layer, units, { preset: page.preset, mined: study.has(layer), images: explorer.images });
       if (!request) return null;
       const paint = (view: View, unfinished: boolean) => (kind === "projections" ? this.projected(view, units, side, ranks, unfinished) : this.optimized(view, units, side, unfinished));
-      const known = await explorer.cache.known(request, signal);
-      if (known) return paint(known, false);
-      // Projections cost a pass each; an optimized image hundreds.
-      if (kind === "optimized" && this.asked !== key) return null;
       let forget = () => {};
+      const begun = (job: string) => {
+        this.jobName = job;
+        forget = explorer.listen(job, (preview) => soFar(paint(preview, true)));
+      };
       try {
-        const view = await explorer.cache.get(request, signal, (job) => {
-          this.jobName = job;
-          forget = explorer.listen(job, (preview) => soFar(paint(preview, true)));
-        });
-        return paint(view, false);
+        const known = await explorer.cache.known(request, signal, begun);
+        if (known) return paint(known, false);
+        // Projections cost a pass each; an optimized image hundreds.
+        if (kind === "optimized" && this.asked !== key) return null;
+        return paint(await explorer.cache.get(request, signal, begun), false);
       } finally {
         forget();
       }

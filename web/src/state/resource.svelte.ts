@@ -72,17 +72,23 @@ export class Resource {
   /** Ask for a View; a cached one is there at once. `delay` waits for a pause in a run of changes. */
   load(request: ViewRequest | null, delay = 0): void {
     if (!this.want(request) || !request) return;
-    for (const [after, phase] of PHASES) this.timers.push(setTimeout(() => (this.phase = phase), after + delay));
+    this.wait(delay);
     if (delay) this.timers.push(setTimeout(() => this.fetch(request), delay));
     else this.fetch(request);
   }
 
-  /** Show a View that was computed before; where it wasn't, offer to compute it: nothing long begins by itself. */
+  /** Show a View that was computed before, or is being computed; else offer to compute it: nothing long begins by itself. */
   offer(request: ViewRequest | null): void {
     if (!this.want(request) || !request) return;
     const abort = new AbortController();
     this.abort = abort;
-    this.around.cache.known(request, abort.signal).then(
+    this.jobName = "";
+    const joined = (job: string) => {
+      if (this.abort !== abort) return;
+      this.jobName = job;
+      this.wait();
+    };
+    this.around.cache.known(request, abort.signal, joined).then(
       (view) => {
         if (this.abort !== abort) return;
         if (view) this.show(request, view);
@@ -92,7 +98,10 @@ export class Resource {
         if (this.abort !== abort || isAbort(error)) return;
         const failure = toFailure(error);
         if (failure.serverGone) this.around.serverGone();
-        if (failure.refused) this.failure = failure;
+        const waited = this.jobName !== "";
+        this.stop();
+        if (failure.description.kind === "cancelled") this.cancelled = true;
+        else if (failure.refused || waited) this.failure = failure;
         else this.offered = true;
       },
     );
@@ -141,6 +150,10 @@ export class Resource {
         if (this.previewing === abort) this.previewing = null; // The next one may come through; the end will.
       },
     );
+  }
+
+  private wait(delay = 0): void {
+    for (const [after, phase] of PHASES) this.timers.push(setTimeout(() => (this.phase = phase), after + delay));
   }
 
   retry(): void {
