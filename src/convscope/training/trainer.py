@@ -237,9 +237,11 @@ class Trainer:
                     seconds = time.monotonic() - began
                     accuracy = self.evaluation.accuracy if self.evaluation else None
                     if until.reached(self.learner, seconds, accuracy):
-                        ended = "finished"
-                        self._evaluate(0)
-                        break
+                        # A part of the held-out images tells when to look, all of them whether it is so.
+                        found = self._evaluate(0)
+                        if found is not None and until.reached(self.learner, seconds, found.accuracy):
+                            ended = "finished"
+                            break
                     if time.monotonic() - reported > 1 / _REPORTS_PER_SECOND:
                         reported = time.monotonic()
                         report(round(1e4 * until.fraction(self.learner, seconds)), 10_000, self._said())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,24 @@ def test_when_to_stop(until, reached):
     trainer.run(until)
     assert trainer.state == "finished"
     assert reached(trainer)
+
+
+def test_an_accuracy_is_reached_on_all_held_out_images_not_on_the_first_of_them(monkeypatch):
+    trainer = Trainer(small_learner(PLAIN))
+    monkeypatch.setattr(trainer_module, "EVALUATION_SHARE", float("inf"))
+    wholes = iter((0.4, 0.7))
+    seen = []
+
+    def evaluate(limit, _cancelled):
+        accuracy = 0.6 if limit else next(wholes)
+        seen.append((bool(limit), accuracy))
+        return replace(honest(limit), accuracy=accuracy)
+
+    honest = trainer.learner.evaluate
+    monkeypatch.setattr(trainer.learner, "evaluate", evaluate)
+    trainer.run(Until(accuracy=0.5))
+    assert trainer.state == "finished"
+    assert seen[-3:] == [(False, 0.4), (True, 0.6), (False, 0.7)]
 
 
 def test_what_is_no_end_is_refused():
