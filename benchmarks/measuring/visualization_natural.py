@@ -85,7 +85,7 @@ def measure(quick: bool) -> list[Row]:
             pairs = list(zip(sorted(units), view["score"].tolist(), view["natural_score"].tolist(), strict=True))
             below += [f"{address}:{unit} ({ours:.3g} of {best:.3g})" for unit, ours, best in pairs if not ours > best]
             bounded += sum(not ours > best and best >= _bound(network, address, unit) for unit, ours, best in pairs)
-            print(f"{address}: " + ", ".join(f"{ours / best:.2f}" for _, ours, best in pairs) + " × the best")
+            print(f"{address}: " + ", ".join(f"{ours:.3g} of {best:.3g}" for _, ours, best in pairs), flush=True)
         seconds = (time.process_time() - started) / sum(map(len, wanted.values()))
     count = sum(map(len, wanted.values()))
     what = f"{network.name}, {count} random units of all convolutions, the best of {len(images)} images"
