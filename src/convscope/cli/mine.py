@@ -128,8 +128,8 @@ def _say_what_was_found(found: Study, source: Source, study: str, seconds: float
     units = sum(len(found.plan.settings.grids[layer].exponent) for layer in found.layers)
     skipped = found.skipped
     click.echo(
-        f"{found.done:,} images mined in {duration(seconds)}: up to {found.k} patches for each of {units:,} units of "
-        f"{len(found.layers):,} layers"
+        f"{found.done:,} {'image' if found.done == 1 else 'images'} mined in {duration(seconds)}: "
+        f"up to {found.k} patches for each of {units:,} units of {len(found.layers):,} layers"
     )
     for name, reason in skipped[:_MOST_LISTED]:
         click.echo(f"skipped {name}: {reason}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from convscope.mining.exact import BITS, EMPTY, FINER, SUM_BITS
+from convscope.mining.exact import BIN_SHIFT, BITS, EMPTY, FINER, SUM_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +130,7 @@ def reduce_maps(
 
 _TILE = 16  # units whose counts stay in the cache while the block's images are gone through
 _INFINITY = np.int32(0x7F800000)  # its bits; those of NaN are above
-_BIN_SHIFT = np.int32(20)
+_SHIFT = np.int32(BIN_SHIFT)
 _NO_ENTRY = np.int64(EMPTY)
 _PLACE = np.int64(0xFFFFFFFF)
 _LIMIT, _FINE_LIMIT = float(1 << BITS), float(1 << SUM_BITS)
@@ -177,7 +177,7 @@ def _find_bins(high: Any, low: Any, smallest: Any, found: Any) -> None:
     least = np.int32(smallest - 1)
     for unit in range(high.shape[0]):
         magnitude = high[unit] & _BITS
-        step = max(magnitude >> _BIN_SHIFT, least) - least
+        step = max(magnitude >> _SHIFT, least) - least
         step = -step if high[unit] < 0 else step
         finite = (magnitude < _INFINITY) & ((low[unit] & _BITS) < _INFINITY)
         found[unit] = step if finite else _LEAST

@@ -28,7 +28,7 @@ _OCTAVES = 8
 _SMALLEST_SHARE = 64.0  # a unit that was silent at first gets the grid of this share of its layer's largest unit
 
 BINS_PER_OCTAVE = 8
-_BIN_SHIFT = 20  # a float32's sign, exponent and first three bits of its fraction
+BIN_SHIFT = 20  # a float32's sign, exponent and first three bits of its fraction
 EMPTY = np.iinfo(np.int64).max
 
 
@@ -63,7 +63,7 @@ def bins(values: Float[Tensor, "*axes"], smallest: int) -> Int32[Tensor, "*axes"
     >>> bins(torch.tensor([0.0, 1.0, 1.12, 1.13, 2.0, -1.13, 1e-9]), smallest=1016).tolist()
     [0, 1, 1, 2, 9, -2, 0]
     """
-    magnitude = (values.abs().view(torch.int32) >> _BIN_SHIFT).sub_(smallest - 1).clamp_(min=0)
+    magnitude = (values.abs().view(torch.int32) >> BIN_SHIFT).sub_(smallest - 1).clamp_(min=0)
     return magnitude.mul_(values.sign().int())
 
 
@@ -75,7 +75,7 @@ def bin_edges(first: int, count: int, smallest: int) -> Float[np.ndarray, " edge
     """
     lower = np.arange(first, first + count + 1, dtype=np.int64)
     steps = np.where(lower > 0, lower, 1 - lower) + (smallest - 1)
-    codes = np.minimum(steps << _BIN_SHIFT, 0x7F7FFFFF)
+    codes = np.minimum(steps << BIN_SHIFT, 0x7F7FFFFF)
     edges: Array = np.where(lower > 0, 1.0, -1.0) * from_ordered(codes).astype(np.float64)
     return edges
 

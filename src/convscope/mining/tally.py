@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from convscope.mining.settings import Grid
     from convscope.view import Array
 
-SUMS = 9
+_SUMS = 9
 _FEW = 8  # one in so many: below it, candidates are ranked one by one
 
 
@@ -68,7 +68,7 @@ class Tally:
         self.smallest_bin = smallest_bin(grid.exponent)
         self.key = torch.full((2, units, k), EMPTY, dtype=torch.int64, device=device)
         self.position = torch.zeros(2, units, k, dtype=torch.int32, device=device)
-        self.sums = torch.zeros(SUMS, units, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(_SUMS, units, dtype=torch.int64, device=device)
         self.maxima = Histogram(0, np.zeros((units, 0), np.int64))
 
 
