@@ -62,43 +62,50 @@ def _bound(network: cs.Network, address: str, unit: int) -> float:
 
 
 def measure(quick: bool) -> list[Row]:
-    """Random units of the network that the environment names; none where it names none."""
-    spec, weights, folder = (os.environ.get(f"CONVSCOPE_{name}") for name in ("NETWORK", "WEIGHTS", "IMAGES"))
-    if spec is None or folder is None:
-        print(
-            "CONVSCOPE_NETWORK and CONVSCOPE_IMAGES don't name a network and photos: not compared with natural images"
-        )
+    """Random units of the embedded network, and of the one that the environment names; no rows without photos."""
+    folder = os.environ.get("CONVSCOPE_IMAGES")
+    if folder is None:
+        print("CONVSCOPE_IMAGES doesn't name a folder of photos: not compared with natural images")
         return []
-    preprocessing = json.loads(os.environ.get("CONVSCOPE_PREPROCESSING", "{}"))
-    network = cs.load(spec, weights=weights, **preprocessing)
     images = cs.load_images(folder)
+    spec, weights = (os.environ.get(f"CONVSCOPE_{name}") for name in ("NETWORK", "WEIGHTS"))
+    preprocessing = json.loads(os.environ.get("CONVSCOPE_PREPROCESSING", "{}"))
+    networks = [cs.load("demo")]
+    if spec is not None:
+        networks.append(cs.load(spec, weights=weights, **preprocessing))
+    return [row for network in networks for row in _against_photos(network, images, 10 if quick else UNITS)]
+
+
+def _against_photos(network: cs.Network, images: cs.ImageSet, count: int) -> list[Row]:
     wanted: dict[str, list[int]] = defaultdict(list)
     layers = {address: network.layer(address).units for address in convolutions(network)}
     every = [(address, unit) for address, units in layers.items() for unit in range(units)]
-    for address, unit in random.Random(0).sample(every, 10 if quick else UNITS):  # noqa: S311 - a sample, not a secret
+    for address, unit in random.Random(0).sample(every, count):  # noqa: S311 - a sample, not a secret
         wanted[address].append(unit)
     with tempfile.TemporaryDirectory(prefix="convscope-benchmark-") as study:
         cs.mine(network, images, layers=list(wanted), k=1, study=study)
-        below, bounded, started = [], 0, time.process_time()
+        below, further, bounded, started = [], 0, 0, time.process_time()
         for address, units in wanted.items():
             view = network.view(
                 "feature_visualization", address, units=",".join(map(str, sorted(units))), study=study, ranks=1
             )
+            further += sum(steps > 0 for steps in view.meta["further_steps"])
             pairs = list(zip(sorted(units), view["score"].tolist(), view["natural_score"].tolist(), strict=True))
             below += [f"{address}:{unit} ({ours:.3g} of {best:.3g})" for unit, ours, best in pairs if not ours > best]
             bounded += sum(
                 not ours > best and best >= _bound(network, address, unit) * (1 - 1e-5) for unit, ours, best in pairs
             )
             print(f"{address}: " + ", ".join(f"{ours:.3g} of {best:.3g}" for _, ours, best in pairs), flush=True)
-        seconds = (time.process_time() - started) / sum(map(len, wanted.values()))
-    count = sum(map(len, wanted.values()))
-    what = f"{network.name}, {count} random units of all convolutions, the best of {len(images)} images"
+        seconds = (time.process_time() - started) / count
+    what = f"{count} random units of all convolutions, the best of {len(images)} images"
     missing = f"; not above: {', '.join(below)}" if below else ""
-    able = (
+    bounds = (
         f"{what}; without {bounded} whose best photo reaches all that their weights and the rectifier before them allow"
     )
+    name = "share of optimized images not above the best natural one"
     return [
-        Row("share of optimized images not above the best natural one", len(below) / count, "", 0.05, what + missing),
-        Row("… of the units that can rise", (len(below) - bounded) / (count - bounded), "", 0.05, able),
-        Row("processor time per optimized image", seconds, "s", None, what),
+        Row(f"{name}, {network.name}", len(below) / count, "", 0.05, what + missing),
+        Row(f"… of those that can rise, {network.name}", (len(below) - bounded) / (count - bounded), "", 0.05, bounds),
+        Row(f"images that went on without transforms, {network.name}", further / count, "", None, what),
+        Row(f"processor time per optimized image, {network.name}", seconds, "s", None, what),
     ]

@@ -36,11 +36,14 @@ class Aims:
 
     ``diversity`` makes copies differ: from an image's value, as a fraction of its size, goes ``diversity`` times the
     mean similarity with the other copies, the cosine of the Gram matrices of the layers it is about (Olah et al. 2017).
+
+    With ``strongest``, what is raised is what is measured: :meth:`peaks`.
     """
 
     aims: tuple[Aim, ...]
     copies: int = 1
     diversity: float = 0.0
+    strongest: bool = False
 
     def __post_init__(self) -> None:
         if self.diversity and any(not aim.layers for aim in self.aims):
@@ -78,7 +81,7 @@ class Aims:
 
     def values(self, captured: Captured) -> Tensor:
         """What is raised, ``[image]``."""
-        value = self._sum(captured, peak=False)
+        value = self._sum(captured, peak=self.strongest)
         if self.diversity == 0 or self.copies < 2:
             return value
         # As a fraction of the value: layers differ by orders of magnitude in how large their activations are.

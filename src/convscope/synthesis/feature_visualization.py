@@ -110,6 +110,13 @@ class FeatureVisualization(Method):
     until: float = parameter(
         0.0, "stop an image when it scores so many times its best natural image; 0: do all steps", minimum=0.0
     )
+    further: int = parameter(
+        -1,
+        "an image that ends below its best natural one goes on until it is above, for so many times the steps at most: "
+        "raised where it is strongest, without transforms, as both are measured; 0: never, -1: the preset's",
+        minimum=-1,
+        maximum=100,
+    )
     statistics: str = parameter(
         "",
         "colors and spectrum: known (ImageNet's), images (of those given); empty: images for maco, else known",
@@ -225,6 +232,7 @@ class FeatureVisualization(Method):
             learning_rate=self.learning_rate,
             policy=self.policy,
             steps=self.steps,
+            further=self.further,
         )
 
 

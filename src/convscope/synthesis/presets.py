@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 NOTHING = Transforms()
+_SLOWER = 6  # how much smaller the steps are with which an image goes on
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Preset:
     """One recipe: how an image is made, what it goes through, what holds it in check, and who moves it.
 
     ``copies`` is how many differently changed views of each image are averaged at each step. ``size`` is the image's
-    side relative to the network's input.
+    side relative to the network's input. ``further`` is how many times its steps an image goes on that ends below its
+    best natural one.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Preset:
     projections: tuple[Projection, ...] = ()
     copies: int = 1
     size: float = 1.0
+    further: int = 0
 
     def __post_init__(self) -> None:
         if self.projections and self.parameterization != "pixels":
@@ -84,6 +87,16 @@ class Preset:
             device=network.device,
         )
 
+    @property
+    def onward(self) -> Preset | None:
+        """The recipe for going on from an image that is there already, as it is measured: without transforms, in small
+        steps. None where it doesn't.
+        """
+        if not self.further or self.parameterization == "maco":  # whose spectrum is not the image's
+            return None
+        slower = replace(self.optimizer, learning_rate=self.optimizer.learning_rate / _SLOWER)
+        return replace(self, optimizer=slower, steps=self.steps * self.further, transforms=NOTHING, copies=1, further=0)
+
     def update(self, parameterization: Parameterization, steps: int | None = None) -> Painter:
         """The optimizer, bound to these images, with the recipe's projections after every step."""
         bound = self.optimizer.bind(parameterization.variables, self.steps if steps is None else steps)
@@ -107,8 +120,9 @@ class Preset:
         learning_rate: float = 0.0,
         policy: str = "",
         steps: int = 0,
+        further: int = -1,
     ) -> Preset:
-        """The recipe with some parts replaced; an empty text or 0 leaves a part as it is."""
+        """The recipe with some parts replaced; an empty text, 0, or -1 of ``further``, leaves a part as it is."""
         penalties, projections = self.penalties, self.projections
         if regularizers:
             penalties, projections = parse_regularizers(regularizers)
@@ -125,6 +139,7 @@ class Preset:
             projections=projections,
             optimizer=replace(self.optimizer, **kind, **rate, **paced),  # type: ignore[arg-type]
             steps=steps or self.steps,
+            further=self.further if further < 0 else further,
         )
 
     def caption(self) -> str:
@@ -132,11 +147,15 @@ class Preset:
         parts = [
             f"{self.parameterization} parameterization",
             f"{self.optimizer.kind} at {self.optimizer.learning_rate:g} ({self.optimizer.policy})",
-            f"{self.steps} steps",
+            f"{self.steps} steps{self._onward_text()}",
             f"transforms {transforms_text(self.transforms)}",
             f"regularizers {regularizers_text((*self.penalties, *self.projections))}",
         ]
         return f"{self.title}: {', '.join(parts)}."
+
+    def _onward_text(self) -> str:
+        onward = self.onward
+        return "" if onward is None else f" (below the best natural image up to {onward.steps} more)"
 
 
 class Painter:
@@ -204,6 +223,7 @@ PRESETS: dict[str, Preset] = {
             optimizer=Optimizer("adam", 0.3, "cosine:0.1"),
             steps=96,
             transforms=Transforms(ROBUST),
+            further=2,
         ),
         Preset(
             name="lucid",

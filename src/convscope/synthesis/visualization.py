@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,8 @@ from convscope.synthesis.spectrum import ImageStatistics
 from convscope.view import Array, View
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convscope.methods.base import Target
     from convscope.network.batch import Batch
     from convscope.network.network import Network
@@ -71,12 +73,50 @@ class Visualization:
             precision=method.precision,  # type: ignore[arg-type]
             watch=watch,
         )
+        further = self._further(found, statistics)
         picture, image = self._drawn(found.pixels)
         score, value, box = responses(network, self.aims, image)
         arrays = self._arrays(picture, image, found.history, score, value, box)
         if found.importance is not None:
             arrays["importance"] = found.importance.numpy()
-        return self._made(arrays, self._warnings(found, score), found)
+        return self._made(arrays, self._warnings(found, score, further), found, further)
+
+    def _further(self, found: Ascended, statistics: ImageStatistics | None) -> list[int]:
+        """Raise on, in ``found``, the images that are below their best natural one; how many steps each took more."""
+        taken = [0] * len(self.aims)
+        preset = self.preset.onward
+        natural, before = self.natural.best, self._scores(found.pixels)
+        below = np.flatnonzero(before < natural).tolist()
+        if preset is None or not below:
+            return taken
+        goal = replace(self.aims.part(below), copies=1, diversity=0.0, strongest=True)
+
+        def shown(pixels: torch.Tensor, _: torch.Tensor, steps: int) -> View:
+            together = found.pixels.clone()
+            together[below] = pixels
+            return self._preview(together, found.history, self.preset.steps + steps)
+
+        def above(pixels: torch.Tensor, places: list[int]) -> list[bool]:
+            at_work = [below[place] for place in places]
+            return [bool(each) for each in self._scores(pixels, at_work) > natural[at_work]]
+
+        what = f"raising {len(below)} image{'s' if len(below) != 1 else ''} above the best natural one"
+        more = ascend(
+            self.network,
+            goal,
+            preset,
+            seeds=[self.method.seed * 1009 + each for each in below],
+            statistics=statistics,
+            start=found.pixels[below],
+            precision=found.precision,
+            watch=Watch(what, view=shown, finished=above),
+        )
+        after = self._scores(more.pixels, below)
+        for index, place in enumerate(below):
+            if after[index] > before[place]:
+                found.pixels[place] = more.pixels[index]
+                taken[place] = more.steps[index]
+        return taken
 
     def _statistics(self) -> ImageStatistics | None:
         wanted = self.method.statistics or ("images" if self.preset.parameterization == "maco" else "known")
@@ -102,10 +142,14 @@ class Visualization:
         prepared = [self.network.prepare(each.permute(1, 2, 0).contiguous().numpy()) for each in own]
         return picture, torch.cat(prepared)
 
+    def _scores(self, pixels: torch.Tensor, places: list[int] | None = None) -> Array:
+        """What the pictures of these places, or all, reach."""
+        aims = self.aims if places is None else self.aims.part(places)
+        score, _, _ = responses(self.network, aims, self._drawn(pixels)[1])
+        return score
+
     def _finished(self, pixels: torch.Tensor, places: list[int]) -> list[bool]:
-        _, image = self._drawn(pixels)
-        score, _, _ = responses(self.network, self.aims.part(places), image)
-        natural = self.natural.best[places]
+        score, natural = self._scores(pixels, places), self.natural.best[places]
         wanted = np.where(natural > 0, self.method.until * natural, natural)
         return [bool(each) for each in (score >= wanted) & (score > np.minimum(natural, 0))]
 
@@ -138,7 +182,9 @@ class Visualization:
 
     # ---- what it says ------------------------------------------------------------------------------------------
 
-    def _made(self, arrays: dict[str, Array], warnings: list[str], found: Ascended | None) -> View:
+    def _made(
+        self, arrays: dict[str, Array], warnings: list[str], found: Ascended | None, further: Sequence[int] = ()
+    ) -> View:
         layer = self.target.layer
         texts = [aim.text for aim in self.aims.aims]
         units = [aim.unit for aim in self.aims.aims]
@@ -154,6 +200,7 @@ class Visualization:
             "preset": self.preset.name,
             "recipe_text": self.preset.caption(),
             "steps": found.steps if found is not None else [],
+            "further_steps": list(further),
             "steps_planned": self.preset.steps,
             "seed": self.method.seed,
             "precision": found.precision if found is not None else "",
@@ -170,8 +217,15 @@ class Visualization:
         }
         return View("feature_visualization", arrays, {name: _AXES[name] for name in arrays}, meta)
 
-    def _warnings(self, found: Ascended, score: Array) -> list[str]:
+    def _warnings(self, found: Ascended, score: Array, further: Sequence[int]) -> list[str]:
         warnings = [*self._about_gradients(found, score)]
+        raised = [place for place, steps in enumerate(further) if steps]
+        if raised:
+            warnings.append(
+                f"{self._listed(raised)} excited less by the image after {self.preset.steps} steps than by the best "
+                f"natural one: raised on from there for up to {max(further)} steps, where it is strongest and without "
+                "transforms"
+            )
         below = [place for place, natural in enumerate(self.natural.best) if score[place] < natural]
         if below:
             warnings.append(

@@ -176,6 +176,36 @@ def test_what_excites_less_than_a_photo_is_said(network, images):
     assert any("less by the optimized image" in warning for warning in view.meta["warnings"])
 
 
+def test_an_image_below_the_best_photo_goes_on_until_it_is_above(network, images):
+    asked = {"units": "0-5", "steps": 3, "learning_rate": 0.12}
+    alone = network.view(METHOD, "second", images, further=0, **asked)
+    view = network.view(METHOD, "second", images, further=100, **asked)
+    below = alone["score"] < alone["natural_score"]
+    assert below.any()
+    assert alone.meta["further_steps"] == [0] * 6
+    assert [steps > 0 for steps in view.meta["further_steps"]] == below.tolist()
+    assert (view["score"] > view["natural_score"]).all()
+    # Those that were above already are as they were, and so is every image's way there.
+    np.testing.assert_array_equal(view["picture"][~below], alone["picture"][~below])
+    np.testing.assert_array_equal(view["history"], alone["history"])
+    assert any("raised on from there" in warning for warning in view.meta["warnings"])
+    assert "below the best natural image up to 300 more" in view.meta["caption"]
+
+
+def test_going_on_never_makes_an_image_worse(network, images):
+    asked = {"units": "0-5", "steps": 1}
+    alone = network.view(METHOD, "second", images * 3, further=0, **asked)
+    view = network.view(METHOD, "second", images * 3, further=2, **asked)
+    assert (view["score"] >= alone["score"]).all()
+    assert (view["score"] < view["natural_score"]).any()  # out of reach: these photos are whiter than white
+
+
+@pytest.mark.parametrize("preset", ["lucid", "maco", "yosinski_1", "pixels"])
+def test_a_published_recipe_does_not_go_on_by_itself(network, images, preset):
+    view = network.view(METHOD, "second", images * 3, units="0-1", steps=1, preset=preset)
+    assert view.meta["further_steps"] == [0, 0]
+
+
 def test_a_dead_unit_is_said_to_be(images):
     layer = nn.Conv2d(3, 2, 3)
     with torch.no_grad():
