@@ -43,6 +43,9 @@ _WORK = 2e9
 _WORK_ON_A_GPU = 1e12
 # Lucid's: for so many steps a closed ReLU may be opened by a gradient that would not get through it.
 OPENING_STEPS = 16
+# How many numbers an ascent holds for one of an image: its variables and the optimizer's two moments, the gradients of
+# both, the pixels so far, what is shown of them and what the network takes.
+KEPT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,4 +323,14 @@ def has_bfloat16(network: Network) -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
-__all__ = ["OPENING_STEPS", "PRECISIONS", "Ascended", "Precision", "Watch", "ascend", "has_bfloat16", "images_per_pass"]
+__all__ = [
+    "KEPT",
+    "OPENING_STEPS",
+    "PRECISIONS",
+    "Ascended",
+    "Precision",
+    "Watch",
+    "ascend",
+    "has_bfloat16",
+    "images_per_pass",
+]

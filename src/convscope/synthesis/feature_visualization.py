@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from convscope.errors import ConvscopeError, Refused
 from convscope.images import ImageSet
 from convscope.methods.base import Method, Target, parameter
+from convscope.methods.ranges import check_size
 from convscope.mining.pictures import open_study
 from convscope.mining.study import METHOD, Study
 from convscope.network.unit import channel_numbers
 from convscope.store import Store
 from convscope.synthesis.aims import Aims
-from convscope.synthesis.ascent import PRECISIONS
+from convscope.synthesis.ascent import KEPT, PRECISIONS
 from convscope.synthesis.natural import mined_responses, natural_responses, no_evidence
 from convscope.synthesis.objective import HELP, layer_aim, parse_aims, unit_aim
 from convscope.synthesis.parameterization import NAMES
@@ -214,13 +215,20 @@ class FeatureVisualization(Method):
         if batch is None and not self.study:
             raise no_evidence()
         single = self.aims(network, target)
+        preset, images = self.recipe_used(), len(single) * self.copies
+        rows, columns = preset.image_size(network)
+        check_size(
+            images * (KEPT * network.channels * rows * columns + preset.steps),
+            f"optimizing {images} images of {rows} × {columns}, with what the optimizer keeps of each,",
+            "ask for fewer units or copies at once",
+        )
         natural = (
             mined_responses(network, single, self.study, self.ranks)
             if self.study
             else natural_responses(network, single, _given(batch), self.ranks)
         ).repeated(self.copies)
         aims = Aims(tuple(aim for aim in single for _ in range(self.copies)), self.copies, self.diversity)
-        return Visualization(self, network, target, aims, natural, self.recipe_used(), batch).view()
+        return Visualization(self, network, target, aims, natural, preset, batch).view()
 
     def recipe_used(self) -> Preset:
         """The preset with what was changed of it."""

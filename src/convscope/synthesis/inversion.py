@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 from convscope.errors import Refused
 from convscope.methods.backward import mini_batches
 from convscope.methods.base import Method, Target, parameter
-from convscope.methods.ranges import finite, tensor_range, to_array
-from convscope.synthesis.ascent import Watch, ascend
+from convscope.methods.ranges import check_size, finite, tensor_range, to_array
+from convscope.synthesis.ascent import KEPT, Watch, ascend
 from convscope.synthesis.optimizers import Optimizer
 from convscope.synthesis.parameterization import to_pixels, to_prepared
 from convscope.synthesis.presets import Preset
@@ -153,6 +154,12 @@ class Inversion(Method):
     def compute(self, network: Network, target: Target, batch: Batch | None) -> View:
         """The photos' codes, then one descent for all of them."""
         assert batch is not None  # noqa: S101 - `needs` says so
+        layer = _layer(target)
+        check_size(
+            len(batch) * (KEPT * batch.tensor[0].numel() + prod(layer.output_shape)),
+            f"inverting {len(batch)} images, with what the optimizer keeps of each,",
+            "pass fewer images",
+        )
         codes = _codes(network, target, batch)
         _check(codes, target, batch)
         original = to_pixels(network.preprocessing, batch.tensor.float()).clamp(0, 1).cpu()

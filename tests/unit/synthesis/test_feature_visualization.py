@@ -9,6 +9,7 @@ from convscope import Network, mine
 from convscope.errors import Cancelled, ConvscopeError, Refused, UnknownName
 from convscope.images import load_images
 from convscope.methods.base import method_class
+from convscope.methods.ranges import view_bytes
 from convscope.progress import watch
 from convscope.synthesis.natural import TILE
 from convscope.testing import tiny_network
@@ -266,3 +267,10 @@ def test_progress_is_by_steps_and_can_be_cancelled(network, images):
 def test_what_does_not_fit_is_refused(network, images, target, parameters, kind, said):
     with pytest.raises(kind, match=said):
         network.view(METHOD, target, images, **parameters)
+
+
+def test_more_than_memory_holds_is_refused_before_anything_is_computed(network, images):
+    with view_bytes(20_000), pytest.raises(Refused, match=r"optimizing 6 images of .* would take"):
+        network.view(METHOD, "second", images, units="0-5", **QUICK)
+    with view_bytes(20_000), pytest.raises(Refused, match="inverting 5 images"):
+        network.view("inversion", "second", images, steps=1)
