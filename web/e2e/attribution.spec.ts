@@ -194,3 +194,12 @@ for (const colorScheme of ["light", "dark"] as const) {
     });
   });
 }
+
+test("the whole matrix is handed over as code before anyone has computed it", async ({ explorer: page, server }) => {
+  await open(page, server, "tab=image&image=2&ask=score:0~score:2");
+  await page.locator(".tools").getByRole("button", { name: "Copy as code" }).click();
+  const written = page.locator(":popover-open code");
+  await expect(written.first()).toContainText('network.view("attribution_matrix"');
+  await expect(written.last()).toContainText("convscope view attribution_matrix");
+  await expect(written.last()).toContainText("--pick 2");
+});

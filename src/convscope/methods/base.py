@@ -224,13 +224,7 @@ class Method(ABC):
         if refusal is not None:
             raise refusal
         view = self.compute(network, resolved, batch)
-        call = Written(
-            network.source,
-            network.loaded_with,
-            self,
-            str(resolved),
-            *((batch.location, batch.ids, batch.names) if batch else ()),
-        )
+        call = self.call(network, resolved, batch)
         meta = {
             **view.meta,
             "images": list(batch.names) if batch else [],
@@ -238,6 +232,11 @@ class Method(ABC):
             "command": call.command(),
         }
         return View(view.kind, view.arrays, view.axes, meta, self.recipe(network, target, batch))
+
+    def call(self, network: Network, target: Target, batch: Batch | None) -> Written:
+        """Such a call, to be written out as Python and as a command. Of the batch its pixels aren't read."""
+        images = (batch.location, batch.ids, batch.names) if batch else ()
+        return Written(network.source, network.loaded_with, self, str(target), *images)
 
     def refusal(self, network: Network, target: Target) -> ConvscopeError | None:  # noqa: ARG002 - for subclasses
         """Why this can't be computed, as far as that is known without any computing; None if nothing is known."""

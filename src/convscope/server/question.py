@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from convscope.images import ImageSet
     from convscope.methods.base import Method
+    from convscope.methods.call_text import Written
     from convscope.network.batch import Batch
     from convscope.network.network import Network
     from convscope.server.study import Studying
@@ -51,13 +52,16 @@ class Opened:
 
 @dataclass(frozen=True)
 class Question:
-    """A request for a View, checked against the network: everything is known but the numbers."""
+    """A request for a View, checked against the network: everything is known but the numbers. ``call`` is the same, as
+    a person would write it.
+    """
 
     opened: Opened
     method: Method
     target: str
     ids: tuple[int, ...]
     recipe: Recipe
+    call: Written
 
 
 def ask(
@@ -72,11 +76,13 @@ def ask(
     method = make_method(opened, studying, name, ids, parameters)
     if "images" in method.needs and not ids:
         raise ConvscopeError(f"{name} needs images", next_step="choose at least one image")
-    refusal = method.refusal(opened.network, method.resolve(opened.network, target))
+    resolved = method.resolve(opened.network, target)
+    refusal = method.refusal(opened.network, resolved)
     if refusal is not None:
         raise refusal
-    recipe = method.recipe(opened.network, target, _identity(opened.network, images))
-    return Question(opened, method, target, tuple(ids), recipe)
+    identity = _identity(opened.network, images)
+    recipe = method.recipe(opened.network, target, identity)
+    return Question(opened, method, target, tuple(ids), recipe, method.call(opened.network, resolved, identity))
 
 
 def make_method(
@@ -141,7 +147,7 @@ def check_json(text: str) -> None:
 
 
 def _identity(network: Network, images: ImageSet) -> Batch | None:
-    """As much of a batch as a recipe reads; preparing the pixels can wait until the store has nothing."""
+    """As much of a batch as a recipe and a written call read; preparing pixels can wait until the store has nothing."""
     if not len(images):
         return None
     import torch
@@ -153,6 +159,8 @@ def _identity(network: Network, images: ImageSet) -> Batch | None:
         tuple(image.fingerprint for image in images),
         tuple(image.name for image in images),
         tuple(network.class_of(image) for image in images),
+        location=images.location,
+        ids=tuple(image.id for image in images),
     )
 
 

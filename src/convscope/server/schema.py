@@ -122,6 +122,13 @@ class MethodsHere(Model):
     methods: list[MethodHere]
 
 
+class Call(Model):
+    """What computes a View, outside the page."""
+
+    python: str
+    command: str
+
+
 class Explored(Model):
     """The run that the network was taken from, and its step then."""
 

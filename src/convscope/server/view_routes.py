@@ -109,6 +109,14 @@ async def get_view(
     return Response(content, media_type=DOWNLOADS[format], headers=headers)
 
 
+@views_api.get("/calls/{method}", operation_id="getCall", response_model=schema.Call)
+async def get_call(request: Request, method: MethodName, target: Target = "", images: ImageIds = "") -> Response:
+    """A View's call, as Python and as a command, without computing it; parameters as those of the View."""
+    session = session_of(request)
+    question = await session.ask(method, target, image_ids(images), method_parameters(request.query_params))
+    return typed(schema.Call(python=question.call.python(), command=question.call.command()))
+
+
 def _words(header: str) -> list[str]:
     return [each.strip().lower() for each in header.split(",")]
 

@@ -354,6 +354,13 @@ def test_words_about_curves():
     assert "a random order (0 and 0), a blob in the center (1 and 1), edges (2 and 2)" in mixed.text
     assert verdict.on_curves(areas[[3, 1, 2, 0, 4]], 1 - areas[[3, 1, 2, 0, 4]], CURVES)[0].level == "doubt"
     assert verdict.on_curves(areas[[0, 1, 3, 3, 4]], 1 - areas[[0, 1, 3, 3, 4]], CURVES)[0].level == "good"
+    # One image whose answer nothing moves is told, and judges nobody; where no image's moves, nothing is judged.
+    still = np.full((5, 1), 0.7) + np.linspace(0, 0.006, 5)[:, None]
+    (some,) = verdict.on_curves(np.hstack([areas, still]), np.hstack([1 - areas, still]), CURVES)
+    assert some.text == mixed.text.removesuffix(".") + " (for 1 more the order hardly matters)."
+    (none,) = verdict.on_curves(still, still, CURVES)
+    assert none.level == "neutral"
+    assert "say nothing about this map" in none.text
 
 
 def test_words_about_fills():

@@ -84,6 +84,26 @@ def test_the_table_above_has_every_method():
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
+def test_its_call_is_written_out_before_it_is_computed(place, name):
+    pytest.importorskip(MISSING.get(name, "torch"), reason="an optional package")
+    target, ids, parameters = QUESTIONS[name]
+    question = {"target": target, "images": ids, **parameters}
+    with serving(tiny_network(), place, "study") as client:
+        answer = client.get(f"/api/calls/{name}", params=question)
+        assert answer.status_code == 200, answer.text
+        view = client.get(f"/api/views/{name}", params=question)
+    meta = View.from_bytes(view.content).meta
+    assert answer.json() == {"python": meta["python"], "command": meta["command"]}
+
+
+def test_a_call_that_can_not_be_made_is_refused_as_its_view_is(client):
+    for question in ({"target": "nowhere"}, {"target": "conv2", "nonsense": "1"}, {"target": "conv2", "images": "999"}):
+        call, view = (client.get(f"/api/{kind}/activations", params=question) for kind in ("calls", "views"))
+        assert (call.status_code, call.json()) == (view.status_code, view.json())
+        assert call.status_code >= 400
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
 def test_a_method_shows_over_http_what_the_library_shows(client, place, name):
     pytest.importorskip(MISSING.get(name, "torch"), reason="an optional package")
     target, ids, parameters = QUESTIONS[name]

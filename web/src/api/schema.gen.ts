@@ -4,6 +4,26 @@
  */
 
 export interface paths {
+    "/api/calls/{method}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Call
+         * @description A View's call, as Python and as a command, without computing it; parameters as those of the View.
+         */
+        get: operations["getCall"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/events": {
         parameters: {
             query?: never;
@@ -967,6 +987,16 @@ export interface components {
          */
         AddedImage: {
             image: components["schemas"]["Image"];
+        };
+        /**
+         * Call
+         * @description What computes a View, outside the page.
+         */
+        Call: {
+            /** Command */
+            command: string;
+            /** Python */
+            python: string;
         };
         /**
          * ChangeSettings
@@ -2248,6 +2278,51 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    getCall: {
+        parameters: {
+            query?: {
+                /** @description layer, unit or neuron; empty for the whole network */
+                target?: string;
+                /** @description ids, separated by commas */
+                images?: string;
+            };
+            header?: never;
+            path: {
+                method: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Call"];
+                };
+            };
+            /** @description Client Error */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Server Error */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
     getEvents: {
         parameters: {
             query?: {

@@ -20,6 +20,8 @@ export type ErrorDescription = Schemas["ErrorBody"];
 export type MethodDescription = Schemas["Method"];
 /** What can be asked of a target, and why not. */
 export type MethodHere = Schemas["MethodHere"];
+/** What computes a View outside the page. */
+export type Call = Schemas["Call"];
 /** `preview`: the number of the newest one, 0 for none. */
 export type Job = Schemas["JobEvent"];
 /** What became of a job that was asked after. */

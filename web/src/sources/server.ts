@@ -1,6 +1,6 @@
 // The source behind `convscope open`: plain HTTP and server-sent events, same origin, cookie set by the first link.
 
-import type { AddedImage, EndedJob, ImageDescription, Images, Job, Layers, MethodHere, ReceptiveFieldBox, Reopened, Session, Study, StudyImage } from "../api/schema";
+import type { AddedImage, Call, EndedJob, ImageDescription, Images, Job, Layers, MethodHere, ReceptiveFieldBox, Reopened, Session, Study, StudyImage } from "../api/schema";
 import { Failure } from "../api/failure";
 import type { View } from "../api/view";
 import { PAGE } from "./cache";
@@ -51,6 +51,8 @@ export class ServerSource implements Source {
 
   receptiveField = (unit: string, signal?: AbortSignal) =>
     this.http.json<ReceptiveFieldBox>(`api/receptive-field?${new URLSearchParams({ unit })}`, { signal });
+
+  call = (request: ViewRequest, signal?: AbortSignal) => this.http.json<Call>(viewPath(request, "calls"), { signal });
 
   async view(request: ViewRequest, job: string, signal: AbortSignal): Promise<View> {
     const path = viewPath(request);

@@ -1,6 +1,6 @@
 // Where Views come from. The page knows only this: a server today, a folder of blobs without Python later.
 
-import type { ImageDescription, Images, Job, Layer, MethodHere, ReceptiveFieldBox, Session, Study, StudyImage } from "../api/schema";
+import type { Call, ImageDescription, Images, Job, Layer, MethodHere, ReceptiveFieldBox, Session, Study, StudyImage } from "../api/schema";
 import type { View } from "../api/view";
 import type { Cut, Which } from "../state/patches";
 
@@ -43,6 +43,8 @@ export interface Source {
   add(file: Blob, name: string, signal?: AbortSignal): Promise<ImageDescription>;
   thumbnail(image: number, side: number): string;
   prepared(image: number): string;
+  /** A View's call, as far as it is known without computing anything. */
+  call(request: ViewRequest, signal?: AbortSignal): Promise<Call>;
   download(request: ViewRequest, format: SaveFormat): string;
   study(signal?: AbortSignal): Promise<Study>;
   /** Start mining these layers (null: every convolution, or those of the study); the work goes on as the job. */
@@ -60,13 +62,13 @@ export interface Source {
 export const viewKey = (request: ViewRequest): string => `${viewPath(request)}${request.revision ? `#${request.revision}` : ""}`;
 
 /** The text of the route that answers a request: path and query, parameters in alphabetical order. */
-export function viewPath({ method, target = "", images, parameters = {} }: ViewRequest): string {
+export function viewPath({ method, target = "", images, parameters = {} }: ViewRequest, kind: "views" | "calls" = "views"): string {
   const query = new URLSearchParams();
   if (target) query.set("target", target);
   if (images?.length) query.set("images", images.join(","));
   for (const name of Object.keys(parameters).sort()) query.set(name, String(parameters[name]));
   const text = query.toString();
-  return `api/views/${encodeURIComponent(method)}${text ? `?${text}` : ""}`;
+  return `api/${kind}/${encodeURIComponent(method)}${text ? `?${text}` : ""}`;
 }
 
 /** [0, 1, 2, 7] -> "0-2,7" */

@@ -17,6 +17,8 @@ Level = Literal["good", "neutral", "doubt"]
 # There is no value that is right by itself: these only decide which of three sentences is written.
 UNLIKE, ALIKE = 0.3, 0.5
 STEADY, UNSTEADY = 0.8, 0.5
+# Areas that differ by less than this part of the largest are those of an answer that no erased tile moves.
+FLAT = 0.01
 
 _ORDERS = {
     "map": "the map",
@@ -96,8 +98,22 @@ def on_edges(similarity: Array) -> list[Finding]:
 
 
 def on_curves(deletion: Array, insertion: Array, curves: Sequence[str]) -> list[Finding]:
-    """From the areas ``[curve, image]`` under the curves of the first fill; curve 0 is the map's."""
-    images = deletion.shape[1]
+    """From the areas ``[curve, image]`` under the curves of the first fill; curve 0 is the map's.
+
+    Images whose answer is much the same in whatever order tiles go and come are told, and not judged by.
+    """
+    moving = _moving(deletion) | _moving(insertion)
+    still, images = int((~moving).sum()), int(moving.sum())
+    if not images:
+        return [
+            Finding(
+                "deletion and insertion",
+                "neutral",
+                "The answer hardly depends on the order in which tiles are deleted or inserted, so the curves say "
+                "nothing about this map.",
+            )
+        ]
+    deletion, insertion = deletion[:, moving], insertion[:, moving]
     wins = {
         name: (int((deletion[0] < deletion[index]).sum()), int((insertion[0] > insertion[index]).sum()))
         for index, name in enumerate(curves)
@@ -115,9 +131,17 @@ def on_curves(deletion: Array, insertion: Array, curves: Sequence[str]) -> list[
             "deletion and insertion",
             level,
             f"Deleting by the map lowers the answer sooner, and inserting by it raises it sooner, than by {told} of "
-            f"{images} image{'s' if images > 1 else ''}.",
+            f"{images} image{'s' if images > 1 else ''}"
+            + (f" (for {still} more the order hardly matters)." if still else "."),
         )
     ]
+
+
+def _moving(areas: Array) -> Array:
+    """Which images' areas ``[curve, image]`` differ between the orders."""
+    spread = areas.max(axis=0) - areas.min(axis=0)
+    moving: Array = spread > FLAT * np.abs(areas).max(axis=0)
+    return moving
 
 
 def on_fills(deletion: Array, insertion: Array, fills: Sequence[str], curves: Sequence[str]) -> list[Finding]:
