@@ -24,7 +24,8 @@ from measuring.rows import Row
 from convscope.training.data import Data, Split, load_data
 from convscope.training.learner import Learner
 from convscope.training.presets import preset
-from convscope.training.trainer import Trainer, Until, suitable_threads
+from convscope.training.trainer import Trainer, suitable_threads
+from convscope.training.until import Until
 
 HERE = Path(__file__).parent
 MODULES = HERE.parent.parent / "tests" / "oracles" / "node_modules"

@@ -144,7 +144,8 @@ def _in_the_shell(network: str | None, options: dict[str, Any], until: dict[str,
     export = Path(options["export"]) if options["export"] else None
     if export is not None:
         _exported(learner, export)  # what can't be written is said before hours of training, not after
-    from convscope.training.trainer import Trainer, Until, suitable_threads
+    from convscope.training.trainer import Trainer, suitable_threads
+    from convscope.training.until import Until
 
     _use_threads(suitable_threads(learner))
     trainer = Trainer(learner, recorded)

@@ -129,7 +129,7 @@ class Training:
                 make, lambda: path or self.folder.fresh(name), FIRST, replaces=False, resume=resumes
             )
             if until is not None:
-                from convscope.training.trainer import Until
+                from convscope.training.until import Until
 
                 await live.change(lambda: live.trainer.start(Until(**until)))
 

@@ -128,7 +128,7 @@ async def train_on(request: Request, run: RunId, until: schema.RunUntil | None =
     """Train until it is time, or for ever; nothing happens while it is training."""
 
     def work(live: LiveRun) -> None:
-        from convscope.training.trainer import Until
+        from convscope.training.until import Until
 
         if live.trainer.state != "running":
             live.trainer.start(Until(**(until or schema.RunUntil()).model_dump()))

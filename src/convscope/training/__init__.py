@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from convscope.training.schedule import At, Every, Logarithmic
     from convscope.training.settings import Settings
     from convscope.training.snapshot import Snapshot
-    from convscope.training.trainer import Trainer, Until
+    from convscope.training.trainer import Trainer
+    from convscope.training.until import Until
 
 _HOME = {
     "At": "convscope.training.schedule",
@@ -37,7 +38,7 @@ _HOME = {
     "Settings": "convscope.training.settings",
     "Snapshot": "convscope.training.snapshot",
     "Trainer": "convscope.training.trainer",
-    "Until": "convscope.training.trainer",
+    "Until": "convscope.training.until",
     "load_data": "convscope.training.data",
     "preset": "convscope.training.presets",
 }

@@ -75,7 +75,8 @@ class Monitor:
     >>> module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 2))
     >>> optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with Monitor(module, optimizer, store=f"{folder}/a", images=torch.ones(1, 1, 5, 5)) as monitor:
+    ...     images = torch.ones(1, 1, 5, 5)
+    ...     with Monitor(module, optimizer, store=f"{folder}/a", images=images, budget=None) as monitor:
     ...         for _ in range(3):
     ...             loss = module(torch.ones(4, 1, 5, 5)).square().mean()
     ...             optimizer.zero_grad()

@@ -10,20 +10,20 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
 from convscope.errors import Cancelled, ConvscopeError, Refused
 from convscope.progress import report
+from convscope.training.boundary import Boundary
 from convscope.training.curves import Curves
-from convscope.training.learner import Learner, Step
+from convscope.training.learner import Learner
 from convscope.training.ledger import Event
+from convscope.training.until import FOREVER
 from convscope.training.watchers import Watchers
+from convscope.training.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from convscope.training.evaluation import Evaluation, Prediction
     from convscope.training.frames import Frame
     from convscope.training.recorded import Recorded
+    from convscope.training.until import Until
 
 _log = logging.getLogger("convscope")
 
 State = Literal["paused", "running", "finished", "failed"]
 Result = TypeVar("Result")
-WINDOW = 100  # steps that the statistics are means over
 EVALUATION_SHARE = 0.1  # of the time; evaluating the held-out images waits until it is that little
 EVALUATED = 1000  # held-out images while running; all of them at the end
 _REPORTS_PER_SECOND = 10
@@ -45,79 +45,6 @@ _REPORTS_PER_SECOND = 10
 _WORTH_THREADS = 1e8
 # Asked before anything is set: what one thread sets is what threads that begin later find.
 _ALL_THREADS = torch.get_num_threads()
-
-
-@dataclass(frozen=True)
-class Until:
-    """When to stop: at whichever is reached first. Steps, epochs and examples count from the run's beginning,
-    ``seconds`` from this call; ``accuracy`` is on the held-out images. Nothing given: never.
-    """
-
-    steps: int | None = None
-    epochs: float | None = None
-    examples: int | None = None
-    seconds: float | None = None
-    accuracy: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "epochs", "examples", "seconds", "accuracy"):
-            value = getattr(self, name)
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise ConvscopeError(f"{name} can't be {value}", next_step="give a number of 0 or more")
-
-    def reached(self, learner: Learner, seconds: float, accuracy: float | None) -> bool:
-        """Whether it is time to stop."""
-        pairs = (
-            (self.steps, learner.steps),
-            (self.epochs, learner.epoch),
-            (self.examples, learner.examples),
-            (self.seconds, seconds),
-            (self.accuracy, accuracy),
-        )
-        return any(wanted is not None and now is not None and now >= wanted for wanted, now in pairs)
-
-    def fraction(self, learner: Learner, seconds: float) -> float:
-        """How much of the way is done, from 0 to 1; 0 where that isn't known."""
-        pairs = (
-            (self.steps, learner.steps),
-            (self.epochs, learner.epoch),
-            (self.examples, learner.examples),
-            (self.seconds, seconds),
-        )
-        return min(1.0, max((now / wanted for wanted, now in pairs if wanted), default=0.0))
-
-
-FOREVER = Until()
-
-
-@dataclass
-class _Window:
-    """Means over the last steps."""
-
-    steps: deque[Step] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    stamps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
-
-    def add(self, step: Step, examples: int) -> None:
-        self.steps.append(step)
-        self.stamps.append((time.perf_counter(), examples))
-
-    def clear(self) -> None:
-        self.steps.clear()
-        self.stamps.clear()
-
-    def loss(self) -> float | None:
-        size = sum(each.size for each in self.steps)
-        return sum(each.loss * each.size for each in self.steps) / size if size else None
-
-    def accuracy(self) -> float | None:
-        size = sum(each.size for each in self.steps)
-        return sum(each.correct for each in self.steps) / size if size else None
-
-    def rate(self) -> float | None:
-        if len(self.stamps) < 2:
-            return None
-        (first, before), (last, after) = self.stamps[0], self.stamps[-1]
-        return (after - before) / (last - first) if last > first else None
 
 
 class Trainer:
@@ -128,6 +55,7 @@ class Trainer:
 
     >>> from convscope.training.data import load_data
     >>> from convscope.training.presets import preset
+    >>> from convscope.training.until import Until
     >>> data = load_data("mnist", train=300, held_out=100)
     >>> trainer = Trainer(Learner(preset("linear").definition(), data))
     >>> trainer.run(Until(steps=20))
@@ -144,12 +72,8 @@ class Trainer:
         self.state: State = "paused"
         self.error: ConvscopeError | None = None
         self.evaluation: Evaluation | None = None
-        self._window = _Window()
-        self._owner = threading.RLock()  # who holds it may touch the network
-        self._inbox: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._mutex = threading.Lock()  # the inbox, and whether somebody will empty it
-        self._looping = False
-        self._running_in: threading.Thread | None = None
+        self._window = Window()
+        self._boundary = Boundary()
         self._pausing = threading.Event()
         self._cancelling = threading.Event()
         self._thread: threading.Thread | None = None
@@ -162,47 +86,15 @@ class Trainer:
         """The network as it is being trained; use it inside :meth:`still`."""
         return self.learner.network
 
-    # ---- asking for something while it runs --------------------------------------------------------------------
-
     def at_boundary(self, work: Callable[[], Result]) -> Result:
         """Have something done between two steps, by the thread that trains, or at once when none does."""
-        with self._mutex:
-            busy = self._looping and threading.current_thread() is not self._running_in
-            if busy:
-                future: Future[Result] = Future()
-                self._inbox.append((work, future))
-        if busy:
-            return future.result()
-        with self._owner:
-            return work()
+        return self._boundary.run(work)
 
     @contextmanager
     def still(self) -> Iterator[Network]:
         """The network, with training held between two steps for as long as the block lasts."""
-        entered, leave = threading.Event(), threading.Event()
-        with self._mutex:
-            busy = self._looping and threading.current_thread() is not self._running_in
-            if busy:
-                self._inbox.append((lambda: _stand_still(entered, leave), Future()))
-        if not busy:
-            with self._owner:
-                yield self.network
-            return
-        entered.wait()
-        try:
+        with self._boundary.still():
             yield self.network
-        finally:
-            leave.set()
-
-    def _answer(self) -> None:
-        """Do what was asked for since the last step."""
-        while self._inbox:
-            with self._mutex:
-                work, future = self._inbox.popleft()
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -210,7 +102,7 @@ class Trainer:
         """Take single steps, here and now; refused while it runs."""
         if self.state == "running":
             raise Refused("training is running", next_step="pause it first")
-        with self._loop():
+        with self._boundary.loop():
             for _ in range(count):
                 self._once()
                 self.watchers.changed()
@@ -228,7 +120,7 @@ class Trainer:
         self._cancelling.clear()
         began = time.monotonic()
         reported = 0.0
-        with self._loop():
+        with self._boundary.loop():
             self.state, self.error = "running", None
             self.watchers.changed()
             ended: State = "paused"
@@ -257,20 +149,8 @@ class Trainer:
             finally:
                 self._end(ended)
 
-    @contextmanager
-    def _loop(self) -> Iterator[None]:
-        with self._owner:
-            with self._mutex:
-                self._looping, self._running_in = True, threading.current_thread()
-            try:
-                yield
-            finally:
-                with self._mutex:
-                    self._looping = False
-                self._answer()  # what came in before that
-
     def _once(self) -> None:
-        self._answer()
+        self._boundary.answer()
         started = time.perf_counter()
         wanted = self.watchers.wants_frame()
         done = self.learner.step(frame=wanted, cancelled=self._cancelling.is_set)
@@ -376,7 +256,7 @@ class Trainer:
         """Begin anew: with the same network, data, settings and seed, or with another learner."""
         self.cancel()
         old = self.learner
-        with self._owner:
+        with self._boundary.alone():
             self.learner = learner or Learner(
                 old.definition, old.data, old.settings, seed=old.seed, device=str(old.device), name=old.network.name
             )
@@ -465,11 +345,6 @@ class Trainer:
         return found
 
 
-def _stand_still(entered: threading.Event, leave: threading.Event) -> None:
-    entered.set()
-    leave.wait()
-
-
 def suitable_threads(learner: Learner) -> int:
     """How many threads torch should use for a step of this learner: one for a small one, all for a large one."""
     size = learner.settings.batch_size or len(learner.data.train)
@@ -483,4 +358,4 @@ def _explained(error: Exception) -> ConvscopeError:
     return ConvscopeError(f"a training step failed: {text}", next_step="change the network or the settings, and reset")
 
 
-__all__ = ["Trainer", "Until", "suitable_threads"]
+__all__ = ["Trainer", "suitable_threads"]

@@ -13,7 +13,8 @@ from convscope.training import learner as learner_module
 from convscope.training import trainer as trainer_module
 from convscope.training.curves import LARGEST, Curves
 from convscope.training.learner import Learner
-from convscope.training.trainer import Trainer, Until, suitable_threads
+from convscope.training.trainer import Trainer, suitable_threads
+from convscope.training.until import Until
 from convscope.training.watchers import Watchers
 
 from .learning import EVERYTHING, PLAIN, same_state, small_learner
