@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from patience import PATIENCE, SOON
+
 FACTORY = """
 from torch import nn
 
@@ -167,7 +169,7 @@ class Running:
     def mine(self):
         """Fill the study, so that its routes have something to answer."""
         assert self.ask("POST", "/api/study/mine", self.ours, b'{"layers": ["conv1"], "k": 2}')[0] == 202
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not json.loads(self.ask("GET", "/api/study", self.ours)[2])["finished"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -195,7 +197,7 @@ class Running:
 
     def ask(self, method, path, headers=None, body=None, host=None):
         """(status, headers, body); the body of an event stream isn't waited for."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             connection.putheader("host", host or self.host)
@@ -214,13 +216,14 @@ class Running:
 
     def raw(self, request):
         """Everything the server answers to these bytes, until it closes or falls silent."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(request)
-            connection.settimeout(1)
+            connection.settimeout(SOON)
             received = b""
             try:
                 while block := connection.recv(65536):
                     received += block
+                    connection.settimeout(1)
             except (TimeoutError, ConnectionResetError):
                 pass
             return received
@@ -469,7 +472,7 @@ def test_a_long_body_is_cut_off(server):
     assert answer.startswith(b"HTTP/1.1 413")
     # Not announced: it stops reading while we send.
     sent = 0
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=SOON) as connection:
         connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         block = b"100000\r\n" + bytes(2**20) + b"\r\n"
         try:
@@ -483,7 +486,7 @@ def test_a_long_body_is_cut_off(server):
 
 
 def test_announcing_more_than_comes_blocks_nobody(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         connection.sendall(
             f"POST /api/images HTTP/1.1\r\nHost: {server.host}\r\nCookie: {server.cookie}\r\n"
             f"Origin: http://{server.host}\r\nContent-Length: 1000\r\n\r\nabc".encode()
@@ -550,7 +553,7 @@ def test_the_first_url_sets_a_strict_cookie_and_hides_the_token(server):
 
 
 def test_many_idle_connections_leave_room(server):
-    connections = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(64)]
+    connections = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(64)]
     try:
         assert server.alive()
     finally:
@@ -564,7 +567,7 @@ def test_work_ends_when_the_page_that_wants_it_closes_its_stream(server):
     asked = "/api/views/inversion?target=conv1&images=0&steps=100000"
     state = lambda: json.loads(server.ask("GET", "/api/jobs/minutes", server.ours)[2])["state"]  # noqa: E731
     listen = f"GET /api/events?page=tab-1 HTTP/1.1\r\nHost: {server.host}\r\nCookie: {server.cookie}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as stream:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as stream:
         stream.sendall(listen.encode())
         received = b""
         while b"retry: " not in received:
@@ -573,7 +576,7 @@ def test_work_ends_when_the_page_that_wants_it_closes_its_stream(server):
         assert status == 202, body
         assert server.ask("GET", "/api/views/weights?target=conv1", server.ours)[0] == 200
         assert state() in ("queued", "running")
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while state() != "cancelled":
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -584,15 +587,15 @@ def test_work_ends_when_the_connection_that_waits_for_it_closes(server):
     asked = "/api/views/inversion?target=conv1&images=0&steps=99999"
     lines = f"GET {asked} HTTP/1.1\r\nHost: {server.host}\r\nCookie: {server.cookie}\r\nX-Convscope-Job: waited\r\n\r\n"
     state = lambda: json.loads(server.ask("GET", "/api/jobs/waited", server.ours)[2]).get("state")  # noqa: E731
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         connection.sendall(lines.encode())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while state() != "running":
             assert time.monotonic() < deadline
             time.sleep(0.02)
     started = time.monotonic()
     while state() != "cancelled":
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < SOON
         time.sleep(0.02)
 
 
@@ -600,7 +603,7 @@ def test_work_ends_when_the_connection_that_waits_for_it_closes(server):
 def test_stopping_ends_event_streams_and_leaves_nothing_behind(tmp_path, how):
     running = Running(tmp_path)
     assert any(running.temporary.iterdir())
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE)
     connection.request("GET", "/api/events", headers={"host": running.host, "cookie": running.cookie})
     stream = connection.getresponse()
     assert stream.readline().startswith(b":")
@@ -609,7 +612,7 @@ def test_stopping_ends_event_streams_and_leaves_nothing_behind(tmp_path, how):
     assert isinstance(stream.read(), bytes)  # the stream comes to its end
     code, errors = running.stop()
     connection.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
     assert code == (0 if how == signal.SIGINT else 128 + signal.SIGTERM), errors
     assert "Traceback" not in errors
     assert not any(running.temporary.iterdir())
@@ -644,7 +647,7 @@ def test_a_study_is_served_again_with_its_views(tmp_path):
     )
     with process:
         found = re.search(r"http://(127\.0\.0\.1:\d+)/\?token=(\S+)", process.stdout.readline())
-        connection = http.client.HTTPConnection(found[1], timeout=30)
+        connection = http.client.HTTPConnection(found[1], timeout=PATIENCE)
         connection.request("GET", "/api/views/weights?target=conv1", headers={"authorization": f"Bearer {found[2]}"})
         again = connection.getresponse().read()
         connection.close()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope import Network
+from patience import PATIENCE
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
@@ -166,7 +167,7 @@ def case(name: str) -> Case:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     found = json.loads(answer.stdout)
     # Input and softmax are layers there; here the image comes before the first call and scores are read before softmax.

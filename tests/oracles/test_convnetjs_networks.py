@@ -20,6 +20,7 @@ from convscope.training.losses import image_losses
 from convscope.training.optimizers import make_optimizer
 from convscope.training.presets import PRESETS
 from convscope.training.settings import Settings
+from patience import PATIENCE
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
@@ -45,7 +46,7 @@ def ask(question: dict[str, Any]) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

@@ -12,6 +12,7 @@ import pytest
 from convscope.cli import main
 from convscope.cli.source import RECORD, Source, read_record, write_record
 from convscope.errors import ConvscopeError
+from patience import PATIENCE
 
 FACTORY = """
 from torch import nn
@@ -296,7 +297,7 @@ def test_an_interrupted_view_ends_with_130(tmp_path):
         assert process.stderr.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(10) == 130
+        assert process.wait(PATIENCE) == 130
     assert "Traceback" not in rest
     assert "cancelled" in rest
 

@@ -18,6 +18,7 @@ from convscope.cli.explore import mined_location
 from convscope.cli.source import read_record
 from convscope.mining.study import Study
 from convscope.store import Store
+from patience import PATIENCE
 
 FACTORY = """
 from torch import nn
@@ -202,7 +203,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, photos):
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(10) == 130
+        assert process.wait(PATIENCE) == 130
     assert "Traceback" not in rest
     assert "0 of 300 images are mined and kept" in rest
     assert f"Go on: convscope {' '.join(command)}" in rest

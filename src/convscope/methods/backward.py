@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,19 @@ def images_per_pass(network: Network) -> int:
     largest = max((prod(layer.output_shape) for layer in network.layers), default=1) * network.dtype.itemsize
     work = int(2 * _WORK / max(1, multiplications(network)))
     return max(1, min(_LARGEST_MINI_BATCH, work, _LARGEST_MAP // max(1, largest)))
+
+
+def even_parts(total: int, most: int) -> list[slice]:
+    """As few runs of at most ``most`` as there can be, as long as each other: a short one costs nearly as much.
+
+    >>> even_parts(50, 8)[:2], len(even_parts(50, 8))
+    ([slice(0, 8, None), slice(8, 15, None)], 7)
+    """
+    count = -(-total // most)
+    size, longer = divmod(total, count)
+    return [
+        slice(start, stop) for start, stop in pairwise(each * size + min(each, longer) for each in range(count + 1))
+    ]
 
 
 def part_of(batch: Batch, start: int, stop: int) -> Batch:

@@ -17,6 +17,7 @@ from convscope.server.training import Training
 from convscope.store import Store
 from convscope.training.snapshot import Snapshot
 from convscope.view import View
+from patience import PATIENCE
 
 from .conftest import tiny_network
 from .training import BASE, begin, said, until, write_colors
@@ -194,9 +195,9 @@ def test_every_page_hears_of_it(client):
 
     thread = threading.Thread(target=lambda: client.portal.call(hear))
     thread.start()
-    assert ready.wait(5)
+    assert ready.wait(PATIENCE)
     client.post(f"{run}/explore", headers={"x-convscope-job": "look"})
-    thread.join(10)
+    thread.join(PATIENCE)
     (event,) = [each for each in heard if type(each).__name__ == "SessionEvent"]
     assert (event.id, event.opening) == ("session", 2)
     assert client.get("/api/jobs/look").json()["state"] == "done"
@@ -246,7 +247,7 @@ def test_asking_on_while_networks_take_each_others_place(client):
     answers = [client.post(f"{run}/explore").status_code for _ in range(2)]
     stop.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert answers == [200, 200]
     assert {status for path, status in seen if "top_patches" not in path} <= {200, 409}
     assert {status for path, status in seen if "top_patches" in path} <= {409, 422}

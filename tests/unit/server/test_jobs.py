@@ -13,6 +13,7 @@ from convscope.progress import report
 from convscope.server import jobs as jobs_module
 from convscope.server.events import JobEvent, Subscription
 from convscope.server.jobs import SUBSCRIBER_LIMIT, Busy, Jobs
+from patience import PATIENCE, SOON
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ def until(event):
 
 
 async def settle(condition):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
@@ -69,7 +70,7 @@ def test_equal_requests_share_one_job():
 
         def work():
             calls.append(1)
-            assert go.wait(5)
+            assert go.wait(PATIENCE)
             return object()
 
         async with running() as jobs:
@@ -128,7 +129,7 @@ def test_a_running_job_is_cancelled_within_a_second():
             with pytest.raises(Cancelled):
                 await task
             assert await jobs.run("next", lambda: "free", "other") == "free"
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < SOON
             assert not jobs.cancel("mine")
 
     asyncio.run(scenario())
@@ -266,7 +267,7 @@ def test_closing_ends_streams_cancels_jobs_and_takes_no_more():
             assert await subscription.take(1) is None
             with pytest.raises(Cancelled):
                 await jobs.run("c", lambda: 0, "c")
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < SOON
         assert not any(thread.name == "convscope-model" for thread in threading.enumerate())
 
     asyncio.run(scenario())
@@ -436,7 +437,7 @@ def test_work_aside_is_cancelled_by_its_name_also_while_it_waits():
 
         def view():
             entered.set()
-            return gate.wait(5)
+            return gate.wait(PATIENCE)
 
         async with running() as jobs:
             with jobs.subscribe() as subscription:
@@ -494,7 +495,7 @@ def test_stopping_ends_work_aside():
         await settle(lambda: floor.order)
         started = time.monotonic()
         await jobs.close()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < SOON
         with pytest.raises(Cancelled):
             await long
         assert not any(thread.name == "convscope-aside" and thread.is_alive() for thread in threading.enumerate())
@@ -510,7 +511,7 @@ def test_work_aside_begins_only_when_what_was_cancelled_before_it_has_ended():
 
         def stubborn():
             begun.set()
-            gate.wait(5)  # doesn't report, so it isn't stopped here
+            gate.wait(PATIENCE)  # doesn't report, so it isn't stopped here
             ended.set()
 
         async with running() as jobs:

@@ -18,6 +18,7 @@ from convscope.training.settings import OPTIMIZERS, Settings
 from convscope.training.snapshot import Snapshot
 from convscope.training.spelling import LAYERS
 from convscope.view import View
+from patience import PATIENCE
 
 from .training import BASE, TINY, begin, picture, said, serving, until, write_colors
 
@@ -142,7 +143,7 @@ def test_a_frame_is_sent_once_and_waits_for_the_next(client):
     waiting = threading.Thread(target=lambda: answers.append(client.get(f"{run}/frame", params={"after": number})))
     waiting.start()
     client.post(f"{run}/step")
-    waiting.join(10)
+    waiting.join(PATIENCE)
     assert answers[0].status_code == 200
     fresh = View.from_bytes(answers[0].content)
     assert fresh.meta["step"] == 1
@@ -168,7 +169,7 @@ def test_who_waits_for_a_frame_of_a_run_that_gives_way_is_told_that_there_is_non
     until(lambda: live._waiting == 4)
     begin(client, name="another", replace=True)
     for thread in waiting:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert answers == [204] * 4
     # Whoever still has the closed run in hand is refused, with the reason.
     assert client.portal.call(live.frame, 0, (), ("map",), 1) is None
@@ -194,7 +195,7 @@ def test_two_pages_watch_one_run_and_a_slow_one_holds_nobody_up(client):
     for page in pages:
         page.start()
     for page in pages:
-        page.join(30)
+        page.join(PATIENCE)
     assert all(steps == sorted(set(steps)) and len(steps) == 5 for steps in seen.values())
     # A page that comes late gets the newest, not what it missed.
     before = client.get(run).json()["step"]

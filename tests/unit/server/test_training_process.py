@@ -18,6 +18,7 @@ import torch
 from convscope.training.run import Run
 from convscope.training.snapshot import Snapshot
 from convscope.view import View
+from patience import PATIENCE
 
 from .training import BASE, TINY, until, write_colors
 
@@ -45,7 +46,7 @@ class Served:
 
     def ask(self, path, body=None, method=None):
         """(status, headers, content), over a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         content = None if body is None else json.dumps(body)
         headers = self.headers | ({"content-type": "application/json"} if body is not None else {})
         try:
@@ -62,7 +63,7 @@ class Served:
 
     def stop(self, how=signal.SIGINT):
         self.process.send_signal(how)
-        code = self.process.wait(20)
+        code = self.process.wait(PATIENCE)
         errors = self.process.stderr.read()
         self.process.stdout.close()
         self.process.stderr.close()
@@ -123,7 +124,7 @@ def test_two_pages_watch_the_run_goes_on_without_them_and_survives_kill_9(folder
     for each in pages:
         each.start()
     for each in pages:
-        each.join(60)
+        each.join(PATIENCE)
     assert all(len(steps) == 6 and steps == sorted(set(steps)) for steps in seen)
     # Both pages are gone; it trains on.
     before = server.json(run)["step"]
@@ -175,7 +176,7 @@ def test_stopping_the_server_keeps_every_step(folder, serve):
 def test_the_events_tell_of_the_live_run_and_of_others(folder, serve):
     server = serve(*TRAIN, "--paused")
     assert live_of(server) == "a"
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.request("GET", "/api/events", headers=server.headers)
     stream = connection.getresponse()
     heard = []
@@ -197,7 +198,7 @@ def test_the_events_tell_of_the_live_run_and_of_others(folder, serve):
         run.write(7, {}, {"loss": 1.0})
         until(lambda: any(each["id"] == "other" and each["step"] == 7 for each in heard))
     assert server.stop()[0] == 0
-    listening.join(10)
+    listening.join(PATIENCE)
     connection.close()
 
 
@@ -220,7 +221,7 @@ def test_what_can_be_known_before_is_said_in_the_shell(folder):
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 1

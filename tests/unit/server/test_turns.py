@@ -10,6 +10,7 @@ import pytest
 from convscope.errors import Cancelled
 from convscope.server import turns as turns_module
 from convscope.server.turns import MOST_LONG_AT_ONCE, Kind, Turn, Turns
+from patience import PATIENCE
 
 
 def order_of(*wanted):
@@ -52,10 +53,10 @@ def test_kinds_go_before_lines():
     time.sleep(0.02)
     assert taken == [], "the view has it"
     turns.give_back(view)
-    threads[1].join(5)
+    threads[1].join(PATIENCE)
     assert taken == [long]
     turns.give_back(long)
-    threads[0].join(5)
+    threads[0].join(PATIENCE)
     assert taken == [long, mining]
 
 
@@ -88,10 +89,10 @@ def test_waiting_ends_when_it_is_cancelled_or_all_is_over():
         thread.start()
     waiting[0].cancel.set()
     turns.leave(waiting[0])
-    threads[0].join(5)
+    threads[0].join(PATIENCE)
     assert ends == waiting[:1]
     turns.stop()
-    threads[1].join(5)
+    threads[1].join(PATIENCE)
     assert ends == waiting
     assert turns.next_view() is None
 
@@ -125,7 +126,7 @@ class Workers:
 
     def join(self):
         for thread in self.threads:
-            thread.join(20)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 

@@ -15,6 +15,7 @@ from convscope.server.jobs import Jobs
 from convscope.server.session import Session
 from convscope.server.training import Training
 from convscope.store import Store
+from patience import PATIENCE
 
 TINY = """\
 - input: {rows: 8, columns: 8, channels: 3}
@@ -82,7 +83,7 @@ def said(answer):
     return f"{error['what']} | {error['next_step']}"
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=PATIENCE):
     """Wait."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -20,6 +20,7 @@ from convscope.training import Monitor, Run
 from convscope.training import measurement as measurements
 from convscope.training import recorder as recorders
 from convscope.training.reference import Reference
+from patience import PATIENCE
 
 from .loops import data, small, step
 
@@ -163,7 +164,7 @@ def test_a_slow_disk_drops_the_oldest_and_training_does_not_wait(
     write = Run.write
 
     def slow(self: Run, *args: Any, **options: Any) -> None:
-        gate.wait(30)
+        gate.wait(PATIENCE)
         write(self, *args, **options)
 
     optimizer = optimizer_of(module)
@@ -203,13 +204,13 @@ def test_a_disk_that_hangs_does_not_keep_training_from_ending(
 
     gate = threading.Event()
     monkeypatch.setattr(monitors, "CLOSING_SECONDS", 0.05)
-    monkeypatch.setattr(Run, "write", lambda *_, **__: gate.wait(30))
+    monkeypatch.setattr(Run, "write", lambda *_, **__: gate.wait(PATIENCE))
     optimizer = optimizer_of(module)
     with Monitor(module, optimizer, store=tmp_path / "a") as monitor:
         step(module, optimizer)
     assert "the disk took more than" in monitor.problems[0]
     gate.set()
-    monitor._recorder._thread.join(5)
+    monitor._recorder._thread.join(PATIENCE)
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_at_once(module: nn.Module, tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join(120)
+        child.join(PATIENCE)
         assert child.exitcode == 0
     weights = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))

@@ -12,6 +12,7 @@ from convscope.training.definition import Definition
 from convscope.training.learner import Learner
 from convscope.training.race import Race
 from convscope.training.settings import OPTIMIZERS, Settings
+from patience import PATIENCE
 
 from .learning import EVERYTHING, PLAIN, same_state, small_data
 
@@ -50,12 +51,12 @@ def test_it_can_be_paused_and_goes_on():
     made = race()
     thread = threading.Thread(target=lambda: made.run(10**6))
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while made.steps < 5:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     made.pause()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert made.state == "paused"
     goal = made.steps + 3

@@ -14,6 +14,7 @@ from convscope.cli import main
 from convscope.training.presets import DEFAULT, PRESETS
 from convscope.training.run import Run
 from convscope.training.snapshot import Snapshot
+from patience import PATIENCE
 
 FEW = ["--train-images", "300", "--held-out-images", "100"]
 
@@ -143,7 +144,7 @@ def test_interrupting_keeps_everything_and_it_goes_on(tmp_path):
                 break
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(30) == 130
+        assert process.wait(PATIENCE) == 130
     assert "Traceback" not in rest
     assert "go on with the same command" in rest
     kept = Snapshot.open(tmp_path / "runs/a/snapshot.safetensors")

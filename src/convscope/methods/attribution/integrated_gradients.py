@@ -11,7 +11,7 @@ import torch
 from convscope.methods.attribution.attribution import AXES, Attributed, Attribution, Told, each_image, nobody, places
 from convscope.methods.attribution.path import Path
 from convscope.methods.attribution.seed import changed
-from convscope.methods.backward import images_per_pass, part_of
+from convscope.methods.backward import even_parts, images_per_pass, part_of
 from convscope.methods.base import parameter
 from convscope.methods.fill import FILLS, filling
 from convscope.trace import Entrance
@@ -132,9 +132,8 @@ class IntegratedGradients(Attribution):
         nodes, weights = (torch.from_numpy(each).to(start) for each in nodes_and_weights(self.steps))
         total, entrance = torch.zeros_like(start), Entrance()
         at_once = 1 if fixed.whole_batch else max(1, images_per_pass(network) // len(batch))
-        for first in range(0, self.steps, at_once):
-            told(first, self.steps)
-            some = slice(first, min(first + at_once, self.steps))
+        for some in even_parts(self.steps, at_once):
+            told(some.start, self.steps)
             count = some.stop - some.start
             on_the_way = torch.addcmul(start[:, None], difference[:, None], nodes[None, some, None, None, None])
             entrance.weights = weights[some]

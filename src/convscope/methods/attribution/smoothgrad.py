@@ -9,7 +9,7 @@ import torch
 
 from convscope.methods.attribution.attribution import AXES, Attributed, Attribution, Told, each_image, nobody, places
 from convscope.methods.attribution.seed import changed
-from convscope.methods.backward import images_per_pass
+from convscope.methods.backward import even_parts, images_per_pass
 from convscope.methods.base import parameter
 from convscope.trace import Entrance
 
@@ -67,10 +67,9 @@ class Smoothgrad(Attribution):
         entrance = Entrance()
         generator = torch.Generator().manual_seed(self.noise_seed)
         at_once = 1 if bound.whole_batch else max(1, images_per_pass(network) // len(batch))
-        done = 0
-        while done < self.samples:
-            told(done, self.samples)
-            count = min(at_once, self.samples - done)
+        for some in even_parts(self.samples, at_once):
+            told(some.start, self.samples)
+            count = some.stop - some.start
             # Drawn in float32 on the CPU, one copy after the other: the same on every device, however many at a time.
             noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for _ in range(count)])
             noisy = (images[:, None] + spread * noise.to(images)).flatten(0, 1)
@@ -80,9 +79,8 @@ class Smoothgrad(Attribution):
             gradient = found.gradient
             gradient = gradient.unflatten(0, (len(images), count))
             total += (gradient.square() if self.squared else gradient).sum(dim=1)
-            done += count
         total += entrance.to_pixels(images)
-        told(done, self.samples)
+        told(self.samples, self.samples)
         return Attributed(
             (total / self.samples).to("cpu", torch.float32),
             each_image(clean.values, len(batch)),
