@@ -58,6 +58,8 @@ export class Explorer implements Surroundings {
   private readonly listeners = new Map<string, (preview: number) => void>();
   private written = "";
   private writtenState: PageState;
+  /** The address bar's hash as this page last read or wrote it. */
+  private seen = location.hash;
   private retryTimer: ReturnType<typeof setTimeout> | undefined;
   private unfollow: (() => void) | null = null;
 
@@ -347,10 +349,13 @@ export class Explorer implements Surroundings {
   follow(): () => void {
     const state = $state.snapshot(this.page) as PageState;
     const timer = setTimeout(() => {
+      // Changed from outside, and the event that tells of it is still on its way: that is what is wanted now.
+      if (location.hash !== this.seen) return;
       const hash = writeHash(state);
       if (hash === this.written) return;
       const step = this.written !== "" && isStep(this.writtenState, state);
       history[step ? "pushState" : "replaceState"](null, "", `#${hash}`);
+      this.seen = location.hash;
       this.written = hash;
       this.writtenState = state;
     }, HISTORY_PAUSE);
@@ -360,6 +365,7 @@ export class Explorer implements Surroundings {
   /** The address bar changed from outside: back, forward, or a pasted link. */
   revisit(): void {
     const hash = location.hash.slice(1);
+    this.seen = location.hash;
     if (hash === this.written) return;
     const theme = this.page.theme;
     const state = readHash(hash);

@@ -51,3 +51,8 @@ export function takesKeys(target: EventTarget | null, key: string): boolean {
   if (target instanceof HTMLInputElement) return target.type !== "range" || key.startsWith("Arrow");
   return false;
 }
+
+/** Esc closes what has opened over the page; the browser does so by itself, unless the key is taken from it. */
+export function isLeftToBrowser(key: string): boolean {
+  return key === "Escape" && document.querySelector(":popover-open") !== null;
+}

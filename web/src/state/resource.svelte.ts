@@ -107,9 +107,10 @@ export class Resource {
     );
   }
 
-  /** Compute what was offered. */
-  start(): void {
-    if (this.wanted) this.retry();
+  /** Compute what was offered, or what would be in a moment: it is that which the person means. */
+  start(request: ViewRequest | null = null): void {
+    this.key = "";
+    this.load(request ?? this.wanted);
   }
 
   /** True when there is more to do than to look: the request is another one, and isn't here yet. */

@@ -25,7 +25,6 @@ const TRIED = 120;
 export class LessonState {
   view = $state.raw<View | null>(null);
   loss = $state.raw<View | null>(null);
-  terms = $state.raw<View | null>(null);
   failure = $state.raw<Failure | null>(null);
   /** How many layers from the loss: 0 is the loss itself. */
   at = $state(0);
@@ -33,6 +32,9 @@ export class LessonState {
   loading = $state(false);
   /** Asked again for the same image: training went on. */
   asked = $state(0);
+
+  /** The last number that was taken apart, and which one it was. */
+  private taken = $state.raw<{ readonly view: View; readonly layer: string; readonly number: string } | null>(null);
 
   constructor(private readonly training: Training) {}
 
@@ -45,6 +47,16 @@ export class LessonState {
     if (!layer) return null;
     return place ?? { of: "input", at: layer.strongest };
   });
+
+  /** The number to be taken apart, in words of its own. */
+  private readonly number: string = $derived.by(() => {
+    const { layer, shown, view } = this;
+    return layer && shown && view ? [layer.name, shown.of, shown.at.join(","), String(view.meta.pass)].join("|") : "";
+  });
+  /** Its parts. Those of another layer would stand under the names of this one, so they are none. */
+  readonly terms: View | null = $derived.by(() => (this.taken && this.taken.layer === this.layer?.name ? this.taken.view : null));
+  /** The parts that are here are those of a number chosen before. */
+  readonly behind = $derived.by(() => this.taken?.number !== this.number);
 
   array(part: "given" | "result" | "upstream" | "gradient"): NamedArray | null {
     return (this.layer && this.view?.arrays.get(`${this.layer.name}.${part}`)) ?? null;
@@ -82,17 +94,18 @@ export class LessonState {
 
   /** Take the chosen number apart; call inside an effect. */
   takeApart(): (() => void) | undefined {
-    const { layer, shown, view } = this;
+    const { layer, shown, view, number } = this;
     const { id } = this.training;
     if (!layer || !shown || !view) {
-      this.terms = null;
+      this.taken = null;
       return undefined;
     }
     const abort = new AbortController();
     const timer = setTimeout(() => {
       this.training.source.terms(id, Number(view.meta.pass), { layer: layer.name, of: shown.of, place: shown.at }, abort.signal).then(
         (terms) => {
-          this.terms = terms;
+          if (abort.signal.aborted) return;
+          this.taken = { view: terms, layer: layer.name, number };
           this.failure = null;
         },
         (error: unknown) => {

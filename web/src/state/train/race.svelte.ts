@@ -48,6 +48,8 @@ export class RaceState {
   race = $state.raw<Race | null>(null);
   failure = $state.raw<Failure | null>(null);
   busy = $state(false);
+  /** Counts what was done to the race from here. */
+  private done = 0;
 
   constructor(private readonly source: TrainingSource) {}
 
@@ -62,7 +64,10 @@ export class RaceState {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const ask = async () => {
       try {
-        if (!document.hidden) this.race = await this.source.race(POINTS, abort.signal);
+        const { done } = this;
+        const race = document.hidden ? null : await this.source.race(POINTS, abort.signal);
+        // An answer that was on its way while something was done here may tell of the moment before that.
+        if (race && done === this.done) this.race = race;
       } catch (error) {
         if (abort.signal.aborted || isAbort(error)) return;
         this.failure = toFailure(error);
@@ -82,6 +87,7 @@ export class RaceState {
     this.failure = null;
     try {
       const race = await work();
+      this.done++;
       if (race) this.race = race;
     } catch (error) {
       this.failure = toFailure(error);

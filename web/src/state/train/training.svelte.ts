@@ -4,7 +4,7 @@ import { getContext, setContext } from "svelte";
 
 import { Failure, isAbort, toFailure } from "../../api/failure";
 import type { Job } from "../../api/schema";
-import type { NewRun, Offer, Panel, Run, RunDetails, RunEvent, Settings, Statistics } from "../../api/training";
+import type { NewRun, Offer, Panel, Run, RunDetails, RunEvent, Runs, Settings, Statistics } from "../../api/training";
 import type { View } from "../../api/view";
 import { newJob } from "../../sources/cache";
 import type { Action, TrainingSource } from "../../sources/training";
@@ -47,6 +47,8 @@ export class Training {
   preparing = $state(false);
   private jobName = "";
   private unfollow: (() => void) | null = null;
+  /** Counts what was done to a run from here. */
+  private done = 0;
   gone = $state(false);
   playing = $state(false);
   drawer = $state(false);
@@ -225,7 +227,14 @@ export class Training {
 
   async refresh(id = this.id, signal?: AbortSignal): Promise<void> {
     try {
-      const [detail, runs] = await Promise.all([this.source.run(id, signal), this.source.runs(signal)]);
+      let done: number;
+      let answers: [RunDetails, Runs];
+      // An answer that was on its way while something was done here may tell of the moment before that.
+      do {
+        ({ done } = this);
+        answers = await Promise.all([this.source.run(id, signal), this.source.runs(signal)]);
+      } while (done !== this.done);
+      const [detail, runs] = answers;
       if (signal?.aborted || id !== this.id) return;
       this.found = this.found ? kept(this.found, detail) : detail;
       this.runs = runs.runs;
@@ -315,6 +324,7 @@ export class Training {
     if (action !== "pause") this.toLive();
     const run = await this.does(action, () => this.source.act(id, action));
     if (!run) return;
+    this.done++;
     // Begun anew, it is another run; the old one stays as it was recorded.
     if (run.id !== id) this.choose(run.id);
     else if (this.detail) this.found = { ...this.detail, ...run };
@@ -330,6 +340,7 @@ export class Training {
     this.refused = null;
     try {
       const changed = await this.source.change(id, settings);
+      this.done++;
       if (this.detail?.id === id) this.found = { ...this.detail, settings: changed.settings, events: [...this.detail.events, ...changed.events] };
       return true;
     } catch (error) {
