@@ -1,15 +1,6 @@
 // Nothing for axe to find, in either theme, on the page and in everything that opens on it.
 
-import AxeBuilder from "@axe-core/playwright";
-import type { Page } from "@playwright/test";
-
-import { expect, painted, test, visit } from "./convscope";
-
-async function violations(page: Page, part?: string): Promise<string[]> {
-  const builder = new AxeBuilder({ page });
-  const result = await (part ? builder.include(part) : builder).withTags(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]).analyze();
-  return result.violations.flatMap((each) => each.nodes.map((node) => `${each.id}: ${node.target.join(" ")} ${node.failureSummary ?? ""}`));
-}
+import { contentWidth, expect, painted, settled, test, violations, visit } from "./convscope";
 
 for (const colorScheme of ["light", "dark"] as const) {
   test.describe(colorScheme, () => {
@@ -33,12 +24,18 @@ for (const colorScheme of ["light", "dark"] as const) {
       }
       await page.locator("[data-tour=target]").click();
       await page.getByText("of a class…").first().click();
+      await expect(page.locator("dialog")).toBeVisible();
       expect(await violations(page, "dialog"), "target").toEqual([]);
       await page.keyboard.press("Escape");
+      await expect(page.locator("dialog")).toBeHidden();
+      const opened = page.locator(":popover-open");
       for (const name of ["What am I seeing?", "Copy as code", "Save"]) {
         await page.getByRole("main").getByRole("button", { name }).click();
+        // It opens empty, and is filled and put in its place a moment later.
+        await expect(opened.locator("p, button, a").first()).toBeVisible();
         expect(await violations(page, ":popover-open"), name).toEqual([]);
         await page.keyboard.press("Escape");
+        await expect(opened).toHaveCount(0);
       }
     });
 
@@ -53,12 +50,13 @@ for (const colorScheme of ["light", "dark"] as const) {
     test("one column", async ({ explorer: page }) => {
       await page.setViewportSize({ width: 800, height: 900 });
       expect(await violations(page)).toEqual([]);
-      expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(800);
+      expect(await contentWidth(page)).toBeLessThanOrEqual(800);
     });
   });
 }
 
 test("no target is smaller than 24 px", async ({ explorer: page }) => {
+  await settled(page);
   const small = await page.evaluate(() =>
     [...document.querySelectorAll<HTMLElement>("button, select, input, [role=treeitem]")]
       .filter((element) => element.checkVisibility() && !element.closest(".hidden") && !element.classList.contains("hidden"))

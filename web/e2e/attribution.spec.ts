@@ -1,12 +1,11 @@
 // Back to the pixels: what drove an answer and whether to believe it, what a unit would like to see, what a layer kept.
 
-import AxeBuilder from "@axe-core/playwright";
 import type { Page } from "@playwright/test";
 
 import { palette } from "../src/paint/colormap";
 import { paintOverlayPixels } from "../src/paint/overlay";
 import { cellUnder, mapScale, readMap, valueUnder } from "../src/state/attribution";
-import { expect, painted, test as base, viewOf, type Server } from "./convscope";
+import { contentWidth, expect, hashOf, listening, painted, settled, STARTING, test as base, violations, viewOf, type Server } from "./convscope";
 import { startUnmined } from "./mined";
 
 const PHOTOS = 12;
@@ -19,7 +18,7 @@ const test = base.extend<object, { server: Server }>({
       await use(server);
       await server.stop();
     },
-    { scope: "worker", timeout: 120_000 },
+    { scope: "worker", timeout: STARTING },
   ],
 });
 
@@ -36,17 +35,13 @@ async function mined(page: Page, server: Server): Promise<void> {
 async function open(page: Page, server: Server, hash: string): Promise<void> {
   await page.goto(`${server.origin}/#${hash}`);
   await page.reload();
+  await listening(page);
 }
 
 const cell = (page: Page, method: string, column: string) => page.locator(`[data-cell="${method}|${column}"]`);
 
 async function here(page: Page, method: string, column: string): Promise<void> {
-  await expect(cell(page, method, column)).toHaveAttribute("data-state", "here", { timeout: 30_000 });
-}
-
-async function violations(page: Page): Promise<string[]> {
-  const result = await new AxeBuilder({ page }).withTags(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]).analyze();
-  return result.violations.flatMap((each) => each.nodes.map((node) => `${each.id}: ${node.target.join(" ")} ${node.failureSummary ?? ""}`));
+  await expect(cell(page, method, column)).toHaveAttribute("data-state", "here");
 }
 
 test("every map's pixels are its View's numbers, and one mark stands in all of them", async ({ explorer: page, server }) => {
@@ -60,29 +55,39 @@ test("every map's pixels are its View's numbers, and one mark stands in all of t
   const wanted = new Uint32Array(side * side);
   paintOverlayPixels({ data: wanted, width: side }, { left: 0, top: 0, width: side, height: side }, { mode: "over", photo: found.photo, map: found.map, scale, palette: palette(scale.sign, "orange-blue", "light"), theme: "light" });
   const canvas = cell(page, "gradient", "score:2").locator("canvas").first();
-  await expect.poll(() => canvas.getAttribute("data-drawn")).toBe("gradient|score:2|3");
-  const shown = await canvas.evaluate((element: HTMLCanvasElement) => [...new Uint32Array(element.getContext("2d")!.getImageData(0, 0, element.width, element.height).data.buffer)]);
-  expect(shown).toEqual([...wanted]);
+  await expect(canvas).toHaveAttribute("data-drawn", "gradient|score:2|3");
+  const shown = () => canvas.evaluate((element: HTMLCanvasElement) => [...new Uint32Array(element.getContext("2d")!.getImageData(0, 0, element.width, element.height).data.buffer)]);
+  await expect(async () => expect(await shown()).toEqual([...wanted])).toPass();
 
-  await canvas.hover({ position: { x: 41, y: 81 } });
-  const maps = await page.locator("[data-cell] .map").count();
-  await expect(page.locator("[data-cell] .ring")).toHaveCount(maps);
   // In the middle of a cell, so that a fraction of a pixel in the layout is no other cell.
   const point = { down: 81 / side, across: 41 / side };
+  const position = { x: 41, y: 81 };
   const { row, column } = cellUnder(found.map, point);
-  // The number stands in the cell, and in full beside the large map.
-  await expect(page.locator(".told")).toContainText(`row ${row}, column ${column}`);
-  await cell(page, "gradient", "score:2").locator("canvas").first().click({ position: { x: 41, y: 81 } });
+  const maps = page.locator("[data-cell] .map");
+  const marks = page.locator("[data-cell] .map .ring");
   const told = async () => Number((await page.locator("[data-told]").getAttribute("data-told"))?.replace("−", "-"));
+  // Every map that will come is there, and none of them moves away from under the pointer.
+  await settled(page);
+  await expect(async () => {
+    await canvas.hover({ position });
+    const count = await maps.count();
+    expect(count).toBeGreaterThan(1);
+    await expect(marks).toHaveCount(count, { timeout: 5_000 });
+    // The number stands in the cell, and in full beside the large map.
+    await expect(page.locator(".told")).toContainText(`row ${row}, column ${column}`, { timeout: 5_000 });
+  }).toPass();
+  await canvas.click({ position });
   await expect(page.locator("[data-map-panel]")).toHaveAttribute("data-map-panel", "gradient|score:2");
-  await expect.poll(async () => Math.abs((await told()) - valueUnder(found.map, point))).toBeLessThan(1e-5);
+  await settled(page);
+  await expect(async () => {
+    await canvas.hover({ position });
+    expect(Math.abs((await told()) - valueUnder(found.map, point))).toBeLessThan(1e-5);
+  }).toPass();
 });
 
 test("by keyboard: another class, a larger map, its checks, and the address that holds it all", async ({ explorer: page, server }) => {
   await page.keyboard.press("i");
-  await expect(page.locator("[data-matrix]")).toBeVisible();
-  const columns = await page.locator("[data-matrix]").getAttribute("data-matrix");
-  expect(columns).toBe("3");
+  await expect(page.locator("[data-matrix]")).toHaveAttribute("data-matrix", "3");
   await page.getByRole("button", { name: "Ask about another class" }).click();
   await page.getByRole("button", { name: "loss", exact: true }).click();
   await expect(page.locator("[data-matrix]")).toHaveAttribute("data-matrix", "4");
@@ -94,12 +99,12 @@ test("by keyboard: another class, a larger map, its checks, and the address that
   await page.locator("body").press("x");
   await page.locator("body").press("z");
   await expect(page.locator(".large[data-map-panel]")).toHaveAttribute("data-map-panel", /^gradient\|/);
-  await expect(page.locator("[data-stages]")).toBeVisible({ timeout: 40_000 });
-  await expect(page.locator("[data-finding]").first()).toBeVisible({ timeout: 40_000 });
+  await expect(page.locator("[data-stages]")).toBeVisible();
+  await expect(page.locator("[data-finding]").first()).toBeVisible();
   await expect.poll(() => page.evaluate(() => location.hash)).toMatch(/large=1.*checked=gradient/);
   const hash = await page.evaluate(() => location.hash);
   await open(page, server, hash.slice(1));
-  await expect(page.locator("[data-stages]")).toBeVisible({ timeout: 40_000 });
+  await expect(page.locator("[data-stages]")).toBeVisible();
   await page.locator("body").press("Escape");
   await expect(page.locator("[data-matrix]")).toHaveAttribute("data-matrix", "4");
   await page.locator("body").press("v");
@@ -125,12 +130,11 @@ test("what isn't class-sensitive says so, what takes long waits, what can't be i
 test("a unit: patches and their projections, an optimized image beside natural ones", async ({ explorer: page, server }) => {
   await mined(page, server);
   await open(page, server, "unit=mixtures:9&folded=kernel~map~step~statistics~classes");
-  await expect(page.locator("[data-projections]")).toHaveAttribute("data-projections", /^[1-9]$/, { timeout: 30_000 });
+  await expect(page.locator("[data-projections]")).toHaveAttribute("data-projections", /^[1-9]$/);
   await page.locator('[data-section="optimized"] [data-start]').click();
-  await expect(page.locator("[data-optimized]")).toHaveAttribute("data-optimized", "mixtures:9", { timeout: 60_000 });
+  await expect(page.locator("[data-optimized]")).toHaveAttribute("data-optimized", "mixtures:9");
   await expect(page.locator("[data-optimized] figure")).toHaveCount(2);
-  const natural = await page.locator("[data-optimized] li").count();
-  expect(natural).toBeGreaterThan(0);
+  await expect(page.locator("[data-optimized] li")).not.toHaveCount(0);
   await expect(page.locator("[data-score]")).not.toHaveText("");
   // What was computed is there again; nothing begins by itself for another unit.
   await page.reload();
@@ -141,8 +145,9 @@ test("a unit: patches and their projections, an optimized image beside natural o
   const begun = page.waitForResponse((response) => response.status() === 202);
   await page.locator('[data-section="optimized"] [data-start]').click();
   await begun;
+  await expect.poll(() => hashOf(page)).toContain("unit=mixtures:10");
   await page.reload();
-  await expect(page.locator("[data-optimized]")).toHaveAttribute("data-optimized", "mixtures:10", { timeout: 60_000 });
+  await expect(page.locator("[data-optimized]")).toHaveAttribute("data-optimized", "mixtures:10");
 });
 
 test("sheets of projections and of optimized images", async ({ explorer: page, server }) => {
@@ -152,26 +157,29 @@ test("sheets of projections and of optimized images", async ({ explorer: page, s
   await painted(page, "projections|mixtures");
   await page.locator("body").press("8");
   await page.locator('[data-start="sheet"]').click();
-  await page.locator('canvas[data-painted="optimized|mixtures"]').waitFor({ timeout: 60_000 });
+  await painted(page, "optimized|mixtures");
 });
 
 test("what a layer kept, what changes nothing, and the same part in several images", async ({ explorer: page, server }) => {
   await open(page, server, "tab=image&image=2&unit=edges:0");
   await page.locator("body").press("2");
   await page.locator("[data-start]").click();
-  await expect(page.locator("[data-inverted]")).toHaveAttribute("data-inverted", "edges", { timeout: 60_000 });
+  await expect(page.locator("[data-inverted]")).toHaveAttribute("data-inverted", "edges");
   await page.locator("body").press("3");
   await page.locator("[data-start]").click();
-  await expect(page.locator("[data-change]").first()).toBeVisible({ timeout: 60_000 });
+  await expect(page.locator("[data-change]").first()).toBeVisible();
   await page.locator("body").press("4");
   const box = page.locator("[data-part-box]").first();
   const before = await box.getAttribute("data-part-box");
-  await page.getByRole("application").first().focus();
+  expect(before).not.toBeNull();
+  const photo = page.getByRole("application").first();
+  await photo.focus();
+  await expect(photo).toBeFocused();
   await page.keyboard.press("Shift+ArrowDown");
-  await expect(box).not.toHaveAttribute("data-part-box", before ?? "");
+  await expect(box).not.toHaveAttribute("data-part-box", String(before));
   await page.getByRole("button", { name: "Compare" }).click();
-  await expect(page.locator("[data-part]").first()).toContainText("random", { timeout: 60_000 });
-  await expect.poll(() => page.evaluate(() => location.hash)).toContain("look=correspondence");
+  await expect(page.locator("[data-part]").first()).toContainText("random");
+  await expect.poll(() => hashOf(page)).toContain("look=correspondence");
 });
 
 for (const colorScheme of ["light", "dark"] as const) {
@@ -183,11 +191,11 @@ for (const colorScheme of ["light", "dark"] as const) {
       await open(page, server, "tab=image&image=1&ask=score:0~loss&checked=gradient|score:0");
       await here(page, "gradient", "score:0");
       await here(page, "deconvnet", "loss");
-      await expect(page.locator("[data-finding]").first()).toBeVisible({ timeout: 40_000 });
+      await expect(page.locator("[data-finding]").first()).toBeVisible();
       expect(await violations(page)).toEqual([]);
       await page.setViewportSize({ width: 800, height: 900 });
-      expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(800);
       expect(await violations(page)).toEqual([]);
+      expect(await contentWidth(page)).toBeLessThanOrEqual(800);
       await open(page, server, "tab=image&image=1&look=correspondence");
       await expect(page.locator("[data-part-box]").first()).toBeVisible();
       expect(await violations(page)).toEqual([]);

@@ -3,11 +3,15 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-import { test as base, type Page } from "@playwright/test";
+import AxeBuilder from "@axe-core/playwright";
+import { expect, test as base, type Page, type Request } from "@playwright/test";
 
 import { readView, type View } from "../src/api/view";
 
 const COMMAND = process.env.CONVSCOPE ?? fileURLToPath(new URL("../../.venv/bin/convscope", import.meta.url));
+
+/** How long a command may take until it has printed its address, on a machine that has much else to do. */
+export const STARTING = 240_000;
 
 export interface Server {
   /** With the token: the link that the command prints. */
@@ -64,7 +68,7 @@ export const test = base.extend<Fixtures, { server: Server }>({
       await use(server);
       await server.stop();
     },
-    { scope: "worker", timeout: 120_000 },
+    { scope: "worker", timeout: STARTING },
   ],
   // eslint-disable-next-line no-empty-pattern
   expected: async ({}, use) => use([]),
@@ -74,6 +78,7 @@ export const test = base.extend<Fixtures, { server: Server }>({
     page.on("console", (message) => {
       if (message.type() === "error") wrong.push(`console: ${message.text()}`);
     });
+    watch(page);
     await page.addInitScript(() => localStorage.setItem("convscope.tour", "seen"));
     await page.goto(server.link);
     await painted(page);
@@ -83,13 +88,86 @@ export const test = base.extend<Fixtures, { server: Server }>({
   },
 });
 
-export { expect } from "@playwright/test";
+export { expect };
 
 /** Wait until the contact sheet shows real tiles of a method and layer (any, when not said). */
 export async function painted(page: Page, what?: string): Promise<void> {
   const canvas = what ? `canvas[data-painted="${what}"]` : "canvas[data-painted]";
-  await page.locator(canvas).waitFor({ timeout: 30_000 });
+  await expect(page.locator(canvas)).toBeVisible();
 }
+
+/** Wait until the page hears keys; what it shows may still be coming. */
+export async function listening(page: Page): Promise<void> {
+  await expect(page.locator("main#units")).toBeVisible();
+}
+
+interface Traffic {
+  begun: number;
+  readonly open: Set<Request>;
+}
+
+const watched = new WeakMap<Page, Traffic>();
+
+/** Count what a page asks of the server; from its beginning, so that nothing is missed. */
+export function watch(page: Page): Traffic {
+  const known = watched.get(page);
+  if (known) return known;
+  const traffic: Traffic = { begun: 0, open: new Set() };
+  watched.set(page, traffic);
+  // The line of events never ends, and training is asked about again and again.
+  const counts = (request: Request) => /\/api\/(?!events|training)/.test(request.url());
+  page.on("request", (request) => {
+    // A page that is loaded again has forgotten what the one before it asked.
+    if (request.isNavigationRequest() && request.frame() === page.mainFrame()) traffic.open.clear();
+    if (!counts(request)) return;
+    traffic.begun++;
+    traffic.open.add(request);
+  });
+  page.on("requestfinished", (request) => traffic.open.delete(request));
+  page.on("requestfailed", (request) => traffic.open.delete(request));
+  return traffic;
+}
+
+// Longer than any pause that the page makes before it asks.
+const PAUSE = 450;
+
+/** Placeholders, work that is told of, what is of a moment before, and what moves: all that is still on its way. */
+async function coming(page: Page): Promise<string[]> {
+  const seen = await page.evaluate(() => {
+    const told = [...document.querySelectorAll('.skeleton, .busy, .stale, progress, [aria-busy="true"], [data-state="coming"]')].filter((element) => element.checkVisibility());
+    const moving = document.getAnimations().filter(({ playState, effect }) => playState === "running" && effect?.getComputedTiming().iterations !== Infinity);
+    return [...told.map((element) => element.cloneNode(false) as Element).map((element) => element.outerHTML), ...moving.map((animation) => `moving: ${animation.constructor.name}`)];
+  });
+  return [...seen, ...[...watch(page).open].map((request) => request.url())];
+}
+
+/** Wait until the page is at rest: everything it asked for is here and shown, and it asks for nothing more. */
+export async function settled(page: Page): Promise<void> {
+  const traffic = watch(page);
+  await expect(async () => {
+    const { begun } = traffic;
+    expect(await coming(page)).toEqual([]);
+    // By the page's own clock, which is late where the page is.
+    await page.evaluate((pause) => new Promise((resolve) => setTimeout(resolve, pause)), PAUSE);
+    expect(await coming(page)).toEqual([]);
+    expect(traffic.begun, "requests since").toBe(begun);
+  }).toPass();
+}
+
+/** What axe finds on the page at rest, or in a part of it. */
+export async function violations(page: Page, part?: string): Promise<string[]> {
+  await settled(page);
+  const builder = new AxeBuilder({ page });
+  const result = await (part ? builder.include(part) : builder).withTags(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]).analyze();
+  return result.violations.flatMap((each) => each.nodes.map((node) => `${each.id}: ${node.target.join(" ")} ${node.failureSummary ?? ""}`));
+}
+
+/** How wide the page's content is, and how many nodes it has, as soon as the layout has followed. */
+export const contentWidth = (page: Page) => page.evaluate(() => document.documentElement.scrollWidth);
+export const nodeCount = (page: Page) => page.evaluate(() => document.querySelectorAll("*").length);
+
+/** The address's state, without "#". The page writes it a moment after what it shows. */
+export const hashOf = (page: Page) => page.evaluate(() => location.hash.slice(1));
 
 /** Open a state by its hash, as a pasted link would. */
 export async function visit(page: Page, server: Server, hash: string): Promise<void> {

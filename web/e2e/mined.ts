@@ -8,6 +8,7 @@ import { start, type Server } from "./convscope";
 
 const FACTORY = `
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,9 +17,9 @@ from torch import nn
 class Small(nn.Module):
     """Edges and colors, then mixtures of them; unit 5 of the second layer never answers."""
 
-    def __init__(self, seconds):
+    def __init__(self, slow=None):
         super().__init__()
-        self.seconds = seconds
+        self.slow = slow
         self.edges = nn.Conv2d(3, 8, 5, stride=2)
         self.mixtures = nn.Conv2d(8, 40, 3, padding=1)
         self.classifier = nn.Linear(40, 4)
@@ -27,20 +28,20 @@ class Small(nn.Module):
             self.mixtures.bias[5] = -1
 
     def forward(self, images):
-        if self.seconds:
-            time.sleep(self.seconds)
+        if self.slow is not None and self.slow.exists():
+            time.sleep(0.4)
         maps = self.mixtures(self.edges(images).relu()).relu()
         return self.classifier(maps.mean((2, 3)))
 
 
 def small():
     torch.manual_seed(3)
-    return Small(0)
+    return Small()
 
 
 def slow():
     torch.manual_seed(3)
-    return Small(0.4)
+    return Small(Path(__file__).with_name("slow"))
 `;
 
 const CLASSES = ["bull terrier", "fire truck", "daisy", "zebra"];
@@ -72,10 +73,17 @@ function photo(number: number): Buffer {
   return file;
 }
 
+export interface Unmined extends Server {
+  readonly photos: string;
+  /** Let the slow network be as quick as the small one from now on. */
+  hurry(): void;
+}
+
 /** The command, on the factory's network (small or slow) and so many photos; a study lies in a folder of its own. */
-export async function startUnmined(factory: "small" | "slow", photos: number): Promise<Server & { photos: string }> {
+export async function startUnmined(factory: "small" | "slow", photos: number): Promise<Unmined> {
   const folder = mkdtempSync(join(tmpdir(), "convscope-mined-"));
   writeFileSync(join(folder, "networks.py"), FACTORY);
+  writeFileSync(join(folder, "slow"), "");
   for (const name of CLASSES) mkdirSync(join(folder, "photos", name), { recursive: true });
   for (let number = 0; number < photos; number++) {
     writeFileSync(join(folder, "photos", CLASSES[number % CLASSES.length], `${number}.bmp`), photo(number));
@@ -87,6 +95,7 @@ export async function startUnmined(factory: "small" | "slow", photos: number): P
   return {
     ...server,
     photos: join(folder, "photos"),
+    hurry: () => rmSync(join(folder, "slow"), { force: true }),
     stop: async () => {
       await server.stop();
       rmSync(folder, { recursive: true, force: true });

@@ -2,7 +2,7 @@
 
 import type { Layers, ReceptiveFieldBox } from "../src/api/schema";
 import { isKnown, seenBox } from "../src/state/receptive";
-import { expect, painted, test as base, visit, type Server } from "./convscope";
+import { expect, nodeCount, painted, settled, STARTING, test as base, visit, type Server } from "./convscope";
 import { startBranches } from "./networks";
 
 const test = base.extend<object, { server: Server }>({
@@ -13,7 +13,7 @@ const test = base.extend<object, { server: Server }>({
       await use(server);
       await server.stop();
     },
-    { scope: "worker", timeout: 120_000 },
+    { scope: "worker", timeout: STARTING },
   ],
 });
 
@@ -62,12 +62,15 @@ test("2,048 units are one sheet with few nodes, from the first to the last", asy
   await visit(page, server, "unit=wide:0&show=weights&tile=64");
   await painted(page, "weights|wide");
   const grid = page.getByRole("grid").first();
-  expect(await page.evaluate(() => document.querySelectorAll("*").length)).toBeLessThan(2_000);
+  await settled(page);
+  expect(await nodeCount(page)).toBeLessThan(2_000);
   await page.keyboard.press("g");
+  await expect(page.getByRole("dialog").getByRole("textbox")).toBeFocused();
   await page.keyboard.type("wide:2047");
   await page.keyboard.press("Enter");
   await expect(page.locator(".inspector")).toHaveAttribute("data-painted", "wide:2047");
-  expect(await grid.evaluate((element) => element.scrollTop)).toBeGreaterThan(1_000);
+  await expect.poll(() => grid.evaluate((element) => element.scrollTop)).toBeGreaterThan(1_000);
+  await settled(page);
   await painted(page, "weights|wide");
-  expect(await page.evaluate(() => document.querySelectorAll("*").length)).toBeLessThan(2_000);
+  expect(await nodeCount(page)).toBeLessThan(2_000);
 });

@@ -8,7 +8,8 @@ import { fileURLToPath } from "node:url";
 
 import { expect, test as base, type Page } from "@playwright/test";
 
-import { start, type Server } from "./convscope";
+import type { RunDetails } from "../src/api/training";
+import { hashOf, start, STARTING, watch, type Server } from "./convscope";
 
 const COMMAND = process.env.CONVSCOPE ?? fileURLToPath(new URL("../../.venv/bin/convscope", import.meta.url));
 
@@ -78,7 +79,7 @@ export const test = base.extend<Fixtures, { training: TrainServer }>({
       await use(server);
       await server.stop();
     },
-    { scope: "worker", timeout: 120_000 },
+    { scope: "worker", timeout: STARTING },
   ],
   // eslint-disable-next-line no-empty-pattern
   expected: async ({}, use) => use([]),
@@ -88,6 +89,7 @@ export const test = base.extend<Fixtures, { training: TrainServer }>({
     page.on("console", (message) => {
       if (message.type() === "error") wrong.push(`console: ${message.text()}`);
     });
+    watch(page);
     await page.goto(training.link);
     await painted(page);
     await use(page);
@@ -100,12 +102,26 @@ export { expect };
 
 /** Wait until a strip shows real tiles. */
 export async function painted(page: Page, strip = "conv1|activations"): Promise<void> {
-  await page.locator(`[data-strip="${strip}"] canvas[data-painted]:not([data-painted=""])`).waitFor({ timeout: 60_000 });
+  await expect(page.locator(`[data-strip="${strip}"] canvas[data-painted]:not([data-painted=""])`)).toBeVisible();
 }
 
 /** The step that the page says training is at. */
 export async function stepOf(page: Page): Promise<number> {
   return Number(await page.locator("[data-facts] [data-step]").getAttribute("data-step"));
+}
+
+/** Wait until the page tells of the very step at which its run stands; returns it. */
+export async function standing(page: Page, server: Server): Promise<number> {
+  let step = NaN;
+  await expect(async () => {
+    const run = new URLSearchParams(await hashOf(page)).get("run");
+    const told = (await (await page.request.get(`${server.origin}/api/training/runs/${run}`)).json()) as RunDetails;
+    expect(told.state).toBe("paused");
+    step = told.statistics?.step ?? NaN;
+    expect(await stepOf(page)).toBe(step);
+    await expect(page.locator("[data-state=paused]")).toBeVisible({ timeout: 5_000 });
+  }).toPass();
+  return step;
 }
 
 /** Open a state by its hash, as a pasted link would. */
