@@ -84,12 +84,13 @@ def _against_photos(network: cs.Network, images: cs.ImageSet, count: int) -> lis
         wanted[address].append(unit)
     with tempfile.TemporaryDirectory(prefix="convscope-benchmark-") as study:
         cs.mine(network, images, layers=list(wanted), k=1, study=study)
-        below, further, bounded, started = [], 0, 0, time.process_time()
+        below, further, photos, bounded, started = [], 0, 0, 0, time.process_time()
         for address, units in wanted.items():
             view = network.view(
                 "feature_visualization", address, units=",".join(map(str, sorted(units))), study=study, ranks=1
             )
             further += sum(steps > 0 for steps in view.meta["further_steps"])
+            photos += len(view.meta["from_natural"])
             pairs = list(zip(sorted(units), view["score"].tolist(), view["natural_score"].tolist(), strict=True))
             below += [f"{address}:{unit} ({ours:.3g} of {best:.3g})" for unit, ours, best in pairs if not ours > best]
             bounded += sum(
@@ -107,5 +108,6 @@ def _against_photos(network: cs.Network, images: cs.ImageSet, count: int) -> lis
         Row(f"{name}, {network.name}", len(below) / count, "", 0.05, what + missing),
         Row(f"… of those that can rise, {network.name}", (len(below) - bounded) / (count - bounded), "", 0.05, bounds),
         Row(f"images that went on without transforms, {network.name}", further / count, "", None, what),
+        Row(f"… of them from their best photo, {network.name}", photos / count, "", None, what),
         Row(f"processor time per optimized image, {network.name}", seconds, "s", None, what),
     ]

@@ -113,8 +113,9 @@ class FeatureVisualization(Method):
     )
     further: int = parameter(
         -1,
-        "an image that ends below its best natural one goes on until it is above, for so many times the steps at most: "
-        "raised where it is strongest, without transforms, as both are measured; 0: never, -1: the preset's",
+        "an image that ends below its best natural one goes on until it is above, for so many times the steps at most, "
+        "raised where it is strongest, without transforms, as both are measured; if that isn't enough, it begins again "
+        "from that natural image. 0: never, -1: the preset's",
         minimum=-1,
         maximum=100,
     )

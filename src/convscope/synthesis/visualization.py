@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from convscope.errors import ConvscopeError
 from convscope.synthesis.ascent import OPENING_STEPS, Ascended, Watch, ascend
 from convscope.synthesis.natural import Natural, images_of, measured_images, responses
 from convscope.synthesis.parameterization import to_pixels
@@ -16,8 +17,6 @@ from convscope.synthesis.spectrum import ImageStatistics
 from convscope.view import Array, View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from convscope.methods.base import Target
     from convscope.network.batch import Batch
     from convscope.network.network import Network
@@ -39,6 +38,17 @@ _AXES: dict[str, tuple[str, ...]] = {
     "history": ("unit", "step"),
     "importance": ("unit", "row", "column"),
 }
+
+
+@dataclass
+class Further:
+    """What it took to bring images above their best natural one: how many more ``steps`` [unit], and which of them were
+    begun again from that natural image; ``missing`` says why none could be.
+    """
+
+    steps: list[int]
+    from_natural: list[int]
+    missing: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,42 +91,64 @@ class Visualization:
             arrays["importance"] = found.importance.numpy()
         return self._made(arrays, self._warnings(found, score, further), found, further)
 
-    def _further(self, found: Ascended, statistics: ImageStatistics | None) -> list[int]:
-        """Raise on, in ``found``, the images that are below their best natural one; how many steps each took more."""
-        taken = [0] * len(self.aims)
-        preset = self.preset.onward
-        natural, before = self.natural.best, self._scores(found.pixels)
-        below = np.flatnonzero(before < natural).tolist()
-        if preset is None or not below:
-            return taken
-        goal = replace(self.aims.part(below), copies=1, diversity=0.0, strongest=True)
+    def _further(self, found: Ascended, statistics: ImageStatistics | None) -> Further:
+        """Raise on, in ``found``, the images that are below their best natural one: from where they are, and those that
+        stay below from that natural image.
+        """
+        further = Further([0] * len(self.aims), [])
+        preset, natural, score = self.preset.onward, self.natural.best, self._scores(found.pixels)
+        if preset is None:
+            return further
+        for start in ("here", "natural") if self.method.start != "natural" else ("here",):
+            below = np.flatnonzero(score < natural).tolist()
+            if not below:
+                break
+            try:
+                begun = found.pixels[below] if start == "here" else self._photos(below)
+            except ConvscopeError as error:  # a study whose pictures are somewhere else now
+                further.missing = str(error)
+                break
+            more = self._raised(below, begun, preset, found, statistics)
+            reached = self._scores(more.pixels, below)
+            for index, place in enumerate(below):
+                if reached[index] > score[place]:
+                    found.pixels[place], score[place] = more.pixels[index], reached[index]
+                    further.steps[place] += more.steps[index]
+                    if start == "natural":
+                        further.from_natural.append(place)
+        return further
+
+    def _raised(
+        self,
+        places: list[int],
+        start: torch.Tensor,
+        preset: Preset,
+        found: Ascended,
+        statistics: ImageStatistics | None,
+    ) -> Ascended:
+        """An ascent of some images, as they are measured, until each is above its best natural one."""
+        natural = self.natural.best
 
         def shown(pixels: torch.Tensor, _: torch.Tensor, steps: int) -> View:
             together = found.pixels.clone()
-            together[below] = pixels
+            together[places] = pixels
             return self._preview(together, found.history, self.preset.steps + steps)
 
-        def above(pixels: torch.Tensor, places: list[int]) -> list[bool]:
-            at_work = [below[place] for place in places]
+        def above(pixels: torch.Tensor, active: list[int]) -> list[bool]:
+            at_work = [places[place] for place in active]
             return [bool(each) for each in self._scores(pixels, at_work) > natural[at_work]]
 
-        what = f"raising {len(below)} image{'s' if len(below) != 1 else ''} above the best natural one"
-        more = ascend(
+        what = f"raising {len(places)} image{'s' if len(places) != 1 else ''} above the best natural one"
+        return ascend(
             self.network,
-            goal,
+            replace(self.aims.part(places), copies=1, diversity=0.0, strongest=True),
             preset,
-            seeds=[self.method.seed * 1009 + each for each in below],
+            seeds=[self.method.seed * 1009 + each for each in places],
             statistics=statistics,
-            start=found.pixels[below],
+            start=start,
             precision=found.precision,
             watch=Watch(what, view=shown, finished=above),
         )
-        after = self._scores(more.pixels, below)
-        for index, place in enumerate(below):
-            if after[index] > before[place]:
-                found.pixels[place] = more.pixels[index]
-                taken[place] = more.steps[index]
-        return taken
 
     def _statistics(self) -> ImageStatistics | None:
         wanted = self.method.statistics or ("images" if self.preset.parameterization == "maco" else "known")
@@ -129,7 +161,11 @@ class Visualization:
     def _start(self) -> torch.Tensor | None:
         if self.method.start == "noise":
             return None
-        best = images_of(self.network, self.natural.image[:, 0], self.batch, self.method.study)
+        return self._photos(list(range(len(self.aims))))
+
+    def _photos(self, places: list[int]) -> torch.Tensor:
+        """The best natural images of some objectives, as pixels of the optimized image's size."""
+        best = images_of(self.network, self.natural.image[places, 0], self.batch, self.method.study)
         pixels = to_pixels(self.network.preprocessing, best.float()).clamp(0, 1)
         return _resized(pixels, self.preset.image_size(self.network))
 
@@ -183,7 +219,7 @@ class Visualization:
     # ---- what it says ------------------------------------------------------------------------------------------
 
     def _made(
-        self, arrays: dict[str, Array], warnings: list[str], found: Ascended | None, further: Sequence[int] = ()
+        self, arrays: dict[str, Array], warnings: list[str], found: Ascended | None, further: Further | None = None
     ) -> View:
         layer = self.target.layer
         texts = [aim.text for aim in self.aims.aims]
@@ -200,7 +236,8 @@ class Visualization:
             "preset": self.preset.name,
             "recipe_text": self.preset.caption(),
             "steps": found.steps if found is not None else [],
-            "further_steps": list(further),
+            "further_steps": further.steps if further is not None else [],
+            "from_natural": further.from_natural if further is not None else [],
             "steps_planned": self.preset.steps,
             "seed": self.method.seed,
             "precision": found.precision if found is not None else "",
@@ -217,15 +254,22 @@ class Visualization:
         }
         return View("feature_visualization", arrays, {name: _AXES[name] for name in arrays}, meta)
 
-    def _warnings(self, found: Ascended, score: Array, further: Sequence[int]) -> list[str]:
+    def _warnings(self, found: Ascended, score: Array, further: Further) -> list[str]:
         warnings = [*self._about_gradients(found, score)]
-        raised = [place for place, steps in enumerate(further) if steps]
+        raised = [place for place, steps in enumerate(further.steps) if steps and place not in further.from_natural]
         if raised:
             warnings.append(
                 f"{self._listed(raised)} excited less by the image after {self.preset.steps} steps than by the best "
-                f"natural one: raised on from there for up to {max(further)} steps, where it is strongest and without "
-                "transforms"
+                f"natural one: raised on from there, where it is strongest and without transforms, for up to "
+                f"{max(further.steps[place] for place in raised)} steps"
             )
+        if further.from_natural:
+            warnings.append(
+                f"{self._listed(further.from_natural)} excited less by all that was made from noise than by the best "
+                "natural image: what is shown was begun from that image and raised in the same way"
+            )
+        if further.missing:
+            warnings.append(f"what is still below couldn't begin again from its best natural image: {further.missing}")
         below = [place for place, natural in enumerate(self.natural.best) if score[place] < natural]
         if below:
             warnings.append(

@@ -193,6 +193,33 @@ def test_an_image_below_the_best_photo_goes_on_until_it_is_above(network, images
     assert "below the best natural image up to 300 more" in view.meta["caption"]
 
 
+@pytest.mark.parametrize("where", ["images", "study", "study without its pictures"])
+def test_what_noise_does_not_lead_to_begins_again_from_the_photo(tmp_path, where):
+    layer = nn.Conv2d(3, 1, 3)
+    with torch.no_grad():
+        layer.weight[:], layer.bias[:] = 1 / 27, -0.85  # open on nearly white only
+    network = Network.from_module(nn.Sequential(layer, nn.ReLU()), image_size=(8, 11))
+    photos = load_images([np.full((8, 11, 3), level, np.uint8) for level in (40, 230, 128)])
+    given = photos
+    study = tmp_path / "study" if "study" in where else ""
+    if study:
+        mine(network, photos, layers="*", k=2, study=study, executor="serial")
+        # From here on in memory alone, or not at all.
+        given = photos if where == "study" else None
+    asked = {"units": "0", "steps": 1, "study": study}
+    view = network.view(METHOD, "1", given, further=8, **asked)
+    alone = network.view(METHOD, "1", given, further=0, **asked)
+    assert (alone.meta["from_natural"], alone["score"][0]) == ([], 0)
+    if given is None:
+        assert (view.meta["from_natural"], view["score"][0]) == ([], 0)
+        assert any("couldn't begin again from its best natural image" in warning for warning in view.meta["warnings"])
+        return
+    assert view.meta["from_natural"] == [0]
+    assert view["natural_image"][0, 0] == 1
+    assert view["score"][0] > view["natural_score"][0] > 0.04
+    assert any("begun from that image" in warning for warning in view.meta["warnings"])
+
+
 def test_going_on_never_makes_an_image_worse(network, images):
     asked = {"units": "0-5", "steps": 1}
     alone = network.view(METHOD, "second", images * 3, further=0, **asked)
