@@ -134,7 +134,9 @@ const PAUSE = 450;
 /** Placeholders, work that is told of, what is of a moment before, and what moves: all that is still on its way. */
 async function coming(page: Page): Promise<string[]> {
   const seen = await page.evaluate(() => {
-    const told = [...document.querySelectorAll('.skeleton, .busy, .stale, progress, [aria-busy="true"], [data-state="coming"]')].filter((element) => element.checkVisibility());
+    const told = [...document.querySelectorAll('.skeleton, .busy, .stale, progress, [aria-busy="true"], [data-state="coming"]')]
+      // What has come to its end stays as it is.
+      .filter((element) => element.checkVisibility() && !(element instanceof HTMLProgressElement && element.position === 1));
     const moving = document.getAnimations().filter(({ playState, effect }) => playState === "running" && effect?.getComputedTiming().iterations !== Infinity);
     return [...told.map((element) => element.cloneNode(false) as Element).map((element) => element.outerHTML), ...moving.map((animation) => `moving: ${animation.constructor.name}`)];
   });
