@@ -221,7 +221,7 @@ class Visualization:
     def _made(
         self, arrays: dict[str, Array], warnings: list[str], found: Ascended | None, further: Further | None = None
     ) -> View:
-        layer = self.target.layer
+        layer, told = self.target.layer, [*warnings, *self.natural.warnings]
         texts = [aim.text for aim in self.aims.aims]
         units = [aim.unit for aim in self.aims.aims]
         what = self.aims.aims[0].caption if len(set(texts)) == 1 else f"each of {len(set(texts))} objectives"
@@ -250,7 +250,8 @@ class Visualization:
             "natural_source": self.natural.source,
             "natural_names": self.natural.names,
             "image_size": list(self.network.image_size),
-            "warnings": [*warnings, *self.natural.warnings],
+            # They are read one after the other.
+            "warnings": [each if each.endswith((".", "!", "?")) else f"{each}." for each in told],
         }
         return View("feature_visualization", arrays, {name: _AXES[name] for name in arrays}, meta)
 
