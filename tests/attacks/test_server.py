@@ -49,6 +49,7 @@ ROUTES = {
     ("GET", "/api/images/{number}/prepared"): "/api/images/0/prepared",
     ("GET", "/api/receptive-field"): f"/api/receptive-field?unit={UNIT}",
     ("GET", "/api/views/{method}"): "/api/views/weights?target=conv1",
+    ("GET", "/api/calls/{method}"): "/api/calls/weights?target=conv1",
     ("GET", "/api/methods"): "/api/methods?target=conv1",
     ("GET", "/api/study"): "/api/study",
     ("POST", "/api/study/mine"): "/api/study/mine",

@@ -285,7 +285,9 @@ MAIN = "import sys; from convscope.cli import main; sys.exit(main())"
 def test_an_interrupted_view_ends_with_130(tmp_path):
     path = tmp_path / "slow.py"
     path.write_text(
-        "import sys, time\n\ndef make():\n    print('begun', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
+        # In short naps: a signal that comes just before a long one begins would wait for its end.
+        "import sys, time\n\ndef make():\n    print('begun', file=sys.stderr, flush=True)\n"
+        "    for _ in range(3000):\n        time.sleep(0.02)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", MAIN, "view", "weights", f"{path}:make", "x"],
@@ -297,7 +299,7 @@ def test_an_interrupted_view_ends_with_130(tmp_path):
         assert process.stderr.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(PATIENCE) == 130
+        assert process.wait(PATIENCE) == 130, rest
     assert "Traceback" not in rest
     assert "cancelled" in rest
 
