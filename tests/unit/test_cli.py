@@ -280,17 +280,17 @@ def test_a_damaged_record_is_one_clear_sentence(tmp_path, content):
 
 
 MAIN = "import sys; from convscope.cli import main; sys.exit(main())"
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 
 
 def test_an_interrupted_view_ends_with_130(tmp_path):
     path = tmp_path / "slow.py"
     path.write_text(
-        # In short naps: a signal that comes just before a long one begins would wait for its end.
-        "import sys, time\n\ndef make():\n    print('begun', file=sys.stderr, flush=True)\n"
-        "    for _ in range(3000):\n        time.sleep(0.02)\n"
+        "import sys, time\n\ndef make():\n    print('begun', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, "view", "weights", f"{path}:make", "x"],
+        # A shell's background job, as this test run may be, is born deaf to Ctrl-C, and so are its children.
+        [sys.executable, "-c", HEARING + MAIN, "view", "weights", f"{path}:make", "x"],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
