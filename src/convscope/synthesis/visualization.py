@@ -96,9 +96,10 @@ class Visualization:
         stay below from that natural image.
         """
         further = Further([0] * len(self.aims), [])
-        preset, natural, score = self.preset.onward, self.natural.best, self._scores(found.pixels)
+        preset = self.preset.onward
         if preset is None:
             return further
+        natural, score = self.natural.best, self._scores(found.pixels)
         for start in ("here", "natural") if self.method.start != "natural" else ("here",):
             below = np.flatnonzero(score < natural).tolist()
             if not below:
